@@ -1,0 +1,40 @@
+# Everything a person types. `make` alone lists the targets.
+VENV   := .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help install run demo test lint bench fuzz clean
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
+
+# The stamp makes a second `make run` start at once: the install is redone only when its inputs change.
+$(STAMP): setup.cfg pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	@touch $@
+
+install: $(STAMP)  ## make the environment in .venv
+
+run: $(STAMP)  ## start one node on http://127.0.0.1:8000, data in ./heliograph-data
+	@$(BIN)/heliograph node run --data heliograph-data --http 127.0.0.1:8000
+
+demo: $(STAMP)  ## a throw-away node with twelve people and their pictures
+	@$(BIN)/heliograph demo
+
+lint: $(STAMP)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy storage cluster node cli
+
+test: lint  ## lint, types and every test
+	$(BIN)/python -m pytest
+
+bench: $(STAMP)  ## the speed table, against Redis, PostgreSQL and nginx where they are installed
+	$(BIN)/python -m bench
+
+fuzz: $(STAMP)  ## images and the HTTP surface
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz
+
+clean:  ## remove the environment, not the data
+	rm -rf $(VENV) build *.egg-info
