@@ -4,7 +4,7 @@ A command is bytes that carry everything variable: the proposer's `now`, random 
 clock, no randomness and no local setting, so the same log gives the same state, byte for byte.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -40,6 +40,13 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True):
     body: bytes
 
 
+class Message(NamedTuple):
+    """One row of an outbox, as the courier takes it."""
+
+    destination: int
+    delivery: Delivery
+
+
 class Deliver(_Command, frozen=True):
     now: int
     level: int
@@ -48,7 +55,7 @@ class Deliver(_Command, frozen=True):
 
 
 class Trim(_Command, frozen=True):
-    """Forget the outbox rows that were taken: per destination, up to and with a sequence."""
+    """Forget outbox rows that were taken: (destination, sequence) each."""
 
     cuts: tuple[tuple[int, int], ...]
 
