@@ -49,9 +49,6 @@ class StateMachine(Protocol):
 class Apply:
     """What a state machine may touch while it applies one command. Rows are those of its partition only."""
 
-    __slots__ = ("_head", "_random", "_random_used", "_rows")
-    __slots__ += ("changes", "get", "index", "level", "now", "partition", "sent")
-
     def __init__(
         self, partition: int, head: Head, rows: Overlay, index: int, now: int, level: int, random: bytes
     ) -> None:
