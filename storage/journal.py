@@ -1,14 +1,15 @@
 """The journal: what makes a command durable, one for all partitions of a node.
 
-A batch of records is written in one piece and synced once (group commit). Each batch begins with a mark that says:
-all before me is synced. So start-up can tell two kinds of bad bytes apart. Before the last mark they are damage to
-what was promised, and start-up stops (`JournalDamaged`). After it they are the tail of a write that never finished,
-and are cut. A clean `close` ends with a mark, and each start begins a new segment, whose header is a mark for all
-that came before it; a file is thus written by one run only, and bytes that were cut cannot come back.
+A batch of records is written in one piece and synced once (group commit). Each batch begins with a mark that
+says: all before me is synced. So start-up can tell two kinds of bad bytes apart. Before the last mark they
+are damage to what was promised, and start-up stops (`JournalDamaged`). After it they are the tail of a write
+that never finished, and are cut. A clean `close` ends with a mark, and each start begins a new segment, whose
+header is a mark for all that came before it; a file is thus written by one run only, and bytes that were cut
+cannot come back.
 
-Segments are allocated whole before they are used. Those no longer needed are kept, up to `SPARES_MAX`, and written
-over: a sync of blocks that were written before costs half of one that must also record fresh blocks (measured on
-ext4: 130 µs and 250 µs for 80 KB).
+Segments are allocated whole before they are used. Those no longer needed are kept, up to `SPARES_MAX`, and
+written over: a sync of blocks that were written before costs half of one that must also record fresh blocks
+(measured on ext4: 130 µs and 250 µs for 80 KB).
 
 Blocking code, owned by one thread; `statistics` may be called from any.
 """
@@ -18,7 +19,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -66,7 +67,7 @@ _SUFFIX, _NEW_SUFFIX, _SPARE_SUFFIX = ".log", ".new", ".spare"
 
 
 class JournalFailed(Exception):
-    """A write or sync failed: nobody knows what the disk holds. The process must exit; no call succeeds after it."""
+    """A write or sync failed: nobody knows what the disk holds. The process must exit; no call works now."""
 
 
 class JournalFull(Exception):
@@ -78,7 +79,7 @@ class Entry(NamedTuple):
 
     partition: int  # u16
     term: int  # u64
-    index: int  # u64
+    index: int  # type: ignore[assignment]  # u64; the field's name hides tuple.index, which nobody needs
     command: bytes  # at most RECORD_BYTES_MAX
 
 
@@ -95,7 +96,7 @@ class Truncation(NamedTuple):
     """Earlier entries of the partition with this index or a higher one are void."""
 
     partition: int
-    index: int
+    index: int  # type: ignore[assignment]  # u64
 
 
 Record = Entry | HardState | Truncation
@@ -150,8 +151,8 @@ class Journal:
     def open(cls, path: Path, *, segment_bytes: int = SEGMENT_BYTES) -> "Journal":
         """Make a journal in the directory `path`, or recover the one that is there.
 
-        Reads and checks every record; cuts the tail; syncs what it found. Raises JournalDamaged if anything before
-        the last mark is not as it was written, JournalFull if there is no room for a segment.
+        Reads and checks every record; cuts the tail; syncs what it found. Raises JournalDamaged if anything
+        before the last mark is not as it was written, JournalFull if there is no room for a segment.
         """
         if segment_bytes < 2 * HEADER_BYTES:
             raise ValueError(f"segments of {segment_bytes} bytes; at least {2 * HEADER_BYTES} are needed")
@@ -192,8 +193,8 @@ class Journal:
     def write(self, records: Sequence[Record]) -> int:
         """Append the records in one piece and sync them. Returns bytes written.
 
-        Raises JournalFull, before anything is written, if a new segment is needed and does not fit on the disk;
-        JournalFailed if the write or the sync failed, or one did earlier.
+        Raises JournalFull, before anything is written, if a new segment is needed and does not fit on the
+        disk; JournalFailed if the write or the sync failed, or one did earlier.
         """
         written = self._append(lambda seed: _encode(records, seed))
         self._marked = False
@@ -207,8 +208,8 @@ class Journal:
     def mark(self) -> int:
         """Record that all written so far is synced, so that damage to the last batch too is told from a tail.
 
-        Worth its sync when the node has been idle for a while; `close` does the same. Returns bytes written: 0 if
-        nothing came since the last mark.
+        Worth its sync when the node has been idle for a while; `close` does the same. Returns bytes written:
+        0 if nothing came since the last mark.
         """
         if self._marked:
             return 0
@@ -279,10 +280,8 @@ class Journal:
     def close(self) -> None:
         """Write a last mark, unless the journal failed, and close. May be called twice."""
         if self._fd >= 0 and not self._failed:
-            try:
+            with suppress(JournalFull):  # no room even for the mark: the last batch stays a tail
                 self.mark()
-            except JournalFull:
-                pass  # the mark did not fit in the segment and the disk is full: the last batch stays a tail
         self._close_files()
 
     # --- writing ---
@@ -379,7 +378,7 @@ class Journal:
         self._segments = [_read_segment(path) for path in sorted(self._path.glob("*" + _SUFFIX))]
         for before, after in zip(self._segments, self._segments[1:], strict=False):
             if after.header.sequence != before.header.sequence + 1:
-                raise JournalDamaged(f"{self._path}: no segment between {before.path.name} and {after.path.name}")
+                raise JournalDamaged(f"{self._path}: a gap from {before.path.name} to {after.path.name}")
         oldest = max((segment.header.oldest for segment in self._segments), default=1)
         for position, segment in enumerate(self._segments):
             followed_by = self._segments[position + 1] if position + 1 < len(self._segments) else None
@@ -422,7 +421,7 @@ class Journal:
         os.fsync(self._directory)
 
     def _cut_tail(self, last: _Segment) -> None:
-        """Cut the last segment behind its last whole record. One without any record makes way for a new one."""
+        """Cut the last segment behind its last whole record. One without a record makes way for a new one."""
         if last.end == HEADER_BYTES:
             self._segments.pop()
             return
@@ -449,10 +448,9 @@ def _encode(records: Sequence[Record], seed: int) -> bytes:
             partition, term, index, tail = record
             if len(tail) > RECORD_BYTES_MAX:
                 check_record(record)
-            head = pack(len(tail), ENTRY, partition, term, index)
-            append(checksum(tail, checksum(head, seed)).to_bytes(4, "little"))
-            append(head)
-            append(tail)
+            body = pack(len(tail), ENTRY, partition, term, index) + tail
+            append(checksum(body, seed).to_bytes(4, "little"))
+            append(body)
         elif isinstance(record, HardState):
             check_record(record)
             append(encode_row(seed, HARD_STATE, record.partition, record.term, record.commit, record.vote))
@@ -483,7 +481,7 @@ def _rows(segment: _Segment) -> Iterator[Row]:
         scan = Scan(fd, segment.header.seed, end=segment.end)
         yield from scan
     if scan.position != segment.end:
-        raise JournalDamaged(f"{segment.path}, offset {scan.position}: {scan.finding}; it was read well before")
+        raise JournalDamaged(f"{segment.path}, offset {scan.position}: {scan.finding}; it was whole before")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The journal's in-memory twin: the same calls and promises, and crashes that forget what was not synced.
 
-It stands in for `storage.journal.Journal` in simulations and tests of what is built on it. A torn write leaves, after
-recovery, some of the records it began with; so tearing here works on whole records.
+It stands in for `storage.journal.Journal` in simulations and tests of what is built on it. A torn write
+leaves, after recovery, some of the records it began with; so tearing here works on whole records.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

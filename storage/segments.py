@@ -1,16 +1,18 @@
-"""One file of the journal: its header, its records as bytes, and the scan that tells whole records from torn ones.
+"""One file of the journal: its header, its records as bytes, and the scan that tells whole from torn ones.
 
 A segment is written once, front to back, by one run of one node. It starts with a header that nothing changes
 afterwards; records follow without gaps:
 
     checksum u32 | length of the tail u32 | kind u8 | partition u16 | a u64 | b u64 | tail
 
-All numbers are little-endian. The checksum is a CRC-32 over all that follows it, started from a seed that is drawn
-anew for each segment, so that bytes left over from the file's earlier life (files are recycled) never pass for
-records: CRC-32 is a bijection of its start value. What `a`, `b` and the tail mean depends on the kind.
+All numbers are little-endian. The checksum is a CRC-32 over all that follows it, started from a seed that is
+drawn anew for each segment, so that bytes left over from the file's earlier life (files are recycled) never
+pass for records: CRC-32 is a bijection of its start value. What `a`, `b` and the tail mean depends on the
+kind.
 
-A disk may write the sectors of an unsynced write in any order and leave out any of them, but it does not damage the
-neighbouring bytes that a partly rewritten sector held before (SQLite calls this powersafe overwrite).
+A disk may write the sectors of an unsynced write in any order and leave out any of them, but it does not
+damage the neighbouring bytes that a partly rewritten sector held before (SQLite calls this powersafe
+overwrite).
 """
 
 import os
@@ -27,7 +29,7 @@ FORMAT_VERSION = 1
 ENTRY, HARD_STATE, TRUNCATION, CHECKPOINT, MARK = 1, 2, 3, 4, 5
 
 _MAGIC = b"HELIOJNL"
-_HEADER = struct.Struct("<8sIQ8sQQ")  # magic, version, sequence, salt, oldest segment kept, end of the previous one
+_HEADER = struct.Struct("<8sIQ8sQQ")  # magic, version, and the fields of Header
 _HEADER_SUM = struct.Struct("<I")
 _HEAD = struct.Struct("<IBHQQ")  # length, kind, partition, a, b
 _PREFIX = struct.Struct("<IIBHQQ")  # the same with the checksum before it
@@ -52,7 +54,7 @@ class Header(NamedTuple):
         return crc32(self.salt)
 
     def encode(self) -> bytes:
-        packed = _HEADER.pack(_MAGIC, FORMAT_VERSION, self.sequence, self.salt, self.oldest, self.previous_end)
+        packed = _HEADER.pack(_MAGIC, FORMAT_VERSION, *self)
         return (packed + _HEADER_SUM.pack(crc32(packed))).ljust(HEADER_BYTES, b"\0")
 
 
@@ -75,7 +77,7 @@ def read_header(fd: int, name: str) -> Header:
         raise JournalDamaged(f"{name}, offset 0: the segment's header does not match its checksum")
     magic, version, sequence, salt, oldest, previous_end = _HEADER.unpack(packed)
     if magic != _MAGIC or version != FORMAT_VERSION:
-        raise JournalDamaged(f"{name}, offset 0: magic {magic!r} version {version}, not a segment we can read")
+        raise JournalDamaged(f"{name}, offset 0: magic {magic!r} version {version}, not one we can read")
     return Header(sequence, salt, oldest, previous_end)
 
 
@@ -89,8 +91,8 @@ def encode_row(seed: int, kind: int, partition: int, a: int, b: int, tail: bytes
 class Scan:
     """Iterates over the whole records of one segment between two offsets, in bounded memory.
 
-    It ends at the first byte sequence that is no record. Then `position` is where that starts, and `finding` says
-    what is wrong with it (empty if the scan ended exactly at `end`).
+    It ends at the first byte sequence that is no record. Then `position` is where that starts, and `finding`
+    says what is wrong with it (empty if the scan ended exactly at `end`).
     """
 
     def __init__(self, fd: int, seed: int, *, start: int = HEADER_BYTES, end: int) -> None:
@@ -134,9 +136,9 @@ class Scan:
 def mark_after(fd: int, header: Header, *, start: int, end: int) -> int | None:
     """The offset of a synced mark of this segment at or after `start`, or None.
 
-    A mark is written only when all before it is synced, so one that stands behind a bad record proves that the bad
-    record was good once. It carries the segment's salt and its own offset, and so can be found without the records
-    that lead to it.
+    A mark is written only when all before it is synced, so one that stands behind a bad record proves that
+    the bad record was good once. It carries the segment's salt and its own offset, and so can be found
+    without the records that lead to it.
     """
     whole = PREFIX_BYTES + SALT_BYTES
     at = start
@@ -152,5 +154,5 @@ def mark_after(fd: int, header: Header, *, start: int, end: int) -> int | None:
             found = window.find(header.salt, found + 1)
         if len(window) < WINDOW_BYTES:
             return None
-        at += len(window) - SALT_BYTES + 1  # a salt that lies across the edge is seen whole in the next window
+        at += len(window) - SALT_BYTES + 1  # a salt across the edge is whole in the next window
     return None
