@@ -6,7 +6,15 @@ import shutil
 
 import pytest
 
-from storage.journal import Entry, HardState, Journal, JournalDamaged, JournalFailed, JournalFull, Truncation
+from storage.journal import (
+    Entry,
+    HardState,
+    Journal,
+    JournalDamaged,
+    JournalFailed,
+    JournalFull,
+    Truncation,
+)
 from storage.segments import HEADER_BYTES, mark_after, read_header
 
 SEGMENT_BYTES = 16 << 10
@@ -46,7 +54,7 @@ def changed_copy(source, target, offset, data, *, keep=None):
 
 
 def test_a_tail_torn_at_any_byte_is_cut(tmp_path):
-    segment, (start, end) = crashed(tmp_path / "a", FIRST, LAST)
+    _, (start, end) = crashed(tmp_path / "a", FIRST, LAST)
     seen = set()
     for cut in range(start, end + 1):
         copy = changed_copy(tmp_path / "a", tmp_path / "b", 0, b"", keep=cut)
@@ -106,7 +114,7 @@ def test_what_one_start_recovered_is_law_to_the_next(tmp_path):
 
 def test_cut_bytes_never_come_back(tmp_path):
     """The head of a torn batch is lost, its rest is on the disk; later records must not join up with it."""
-    segment, (start, end) = crashed(tmp_path / "a", FIRST, LAST)
+    segment, (start, _) = crashed(tmp_path / "a", FIRST, LAST)
     whole_first_record = 27 + len(b"two")
     mark = 27 + 8
     with open(segment, "r+b") as file:
@@ -128,7 +136,7 @@ def test_a_missing_segment_is_damage(tmp_path):
         assert journal.statistics().segments >= 4
         journal.close()
         (path / f"{missing:012d}.log").unlink()
-        with pytest.raises(JournalDamaged, match="missing|gap"):
+        with pytest.raises(JournalDamaged, match=r"missing|gap"):
             reopened(path)
 
 
@@ -207,7 +215,7 @@ def test_no_room_for_a_segment_refuses_the_write_and_no_more(tmp_path, monkeypat
 
 
 def test_marks_are_found_across_the_edges_of_the_window(tmp_path, monkeypatch):
-    segment, (first, second) = crashed(tmp_path / "a", FIRST, [Entry(1, 1, 2, bytes(4000))])
+    segment, (first, _) = crashed(tmp_path / "a", FIRST, [Entry(1, 1, 2, bytes(4000))])
     monkeypatch.setattr("storage.segments.WINDOW_BYTES", 64)
     fd = os.open(segment, os.O_RDONLY)
     header = read_header(fd, "x")
