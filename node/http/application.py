@@ -1,0 +1,237 @@
+"""The web application without its routes: what happens around every request.
+
+Quart's hooks cost tens of microseconds each, so what every request needs (its id, its measurement, back-
+pressure on its body, CORS, security headers) is done once, in the exchange between the server and Quart.
+"""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import trio
+from quart import Response
+from quart.wrappers.response import ResponseBody
+from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers.request import TrioBody, TrioRequest
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from node.http import problems
+from node.http.connections import new_request_id
+from node.http.problems import Problem
+from node.logs import get_logger
+from node.settings import Http
+
+UNREAD_BYTES_MAX = 1024 * 1024  # of a body that the route has not yet taken; then the client must wait
+DRAIN_BYTES_MAX = 1024 * 1024  # of a body nobody wants, read so that the connection can be used again
+DRAIN_S = 1.0  # and for how long
+CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
+CORS_HEADERS = "Authorization, Content-Type, Idempotency-Key, Heliograph-Token, Range"
+CORS_EXPOSED = (
+    "X-Request-Id, Heliograph-Token, Heliograph-Stale, Retry-After, RateLimit-Limit, RateLimit-Remaining, "
+    "RateLimit-Reset, ETag, Content-Range"
+)
+CORS_MAX_AGE_S = 3600  # how long a browser may remember the answer to its question
+
+log = get_logger("http")
+
+Observe = Callable[[str, str, int, float], None]  # route, method, status, seconds
+Headers = dict[str, str]
+
+
+class PressedBody(TrioBody):
+    """A request body that makes the client wait while more than UNREAD_BYTES_MAX of it lie unread.
+
+    Awaiting it whole is allowed up to that size, and lifts the wait: the reader of a whole body takes nothing
+    before its end, so waiting for it to take something would be waiting for ever.
+    """
+
+    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
+        super().__init__(expected_content_length, None)
+        self._room = trio.Event()
+        self._whole = False
+        self._unwanted: int | None = None
+
+    def append(self, data: bytes) -> None:
+        if self._unwanted is not None:
+            self._unwanted += len(data)
+            self._room.set()
+            return
+        super().append(data)
+        if self._whole:
+            self._check_whole()
+
+    async def room(self) -> None:
+        """Wait until the route has taken enough for more to be received."""
+        while len(self._data) > UNREAD_BYTES_MAX and not self._whole and self._unwanted is None:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    async def __anext__(self) -> bytes:
+        data = await super().__anext__()
+        self._room.set()
+        return data
+
+    def __await__(self) -> Any:
+        self._whole = True
+        self._check_whole()
+        self._room.set()
+        return super().__await__()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the client has sent all of it."""
+        return self._complete.is_set()
+
+    def discard(self) -> None:
+        """Nobody will read the rest: let it pass through."""
+        if self._unwanted is None:
+            self._unwanted = 0
+            self._data.clear()
+        self._room.set()
+
+    async def drain(self) -> None:
+        """Read and drop a bounded rest, so that the connection is at its next request when the answer has
+        gone."""
+        self.discard()
+        if self._complete.is_set():
+            return
+        with trio.move_on_after(DRAIN_S):
+            while not self._complete.is_set() and (self._unwanted or 0) <= DRAIN_BYTES_MAX:
+                self._room = trio.Event()
+                await self._room.wait()
+
+    def set_complete(self) -> None:
+        super().set_complete()
+        self._room.set()
+
+    def _check_whole(self) -> None:
+        if len(self._data) > UNREAD_BYTES_MAX:
+            self._must_raise = RequestEntityTooLarge()
+            self.set_complete()
+
+
+class PressedRequest(TrioRequest):
+    """A request whose body presses back."""
+
+    body_class = PressedBody
+    began: float = 0.0
+    request_id: str = ""
+
+
+class Exchange(TrioASGIHTTPConnection):
+    """One request and its answer, between the server and Quart."""
+
+    app: "Application"
+
+    async def __call__(self, receive: Any, send: Any) -> None:
+        size = sum(len(name) + len(value) + 4 for name, value in self.scope["headers"])
+        if (
+            size + len(self.scope["raw_path"]) + len(self.scope["query_string"])
+            > self.app.http.header_bytes_max
+        ):
+            await self._too_large(receive, send)
+            return
+        await super().__call__(receive, send)
+
+    async def handle_messages(self, nursery: trio.Nursery, request: Any, receive: Any) -> None:  # type: ignore[override]
+        body = request.body
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                break
+            body.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                body.set_complete()
+            await body.room()
+        nursery.cancel_scope.cancel()
+
+    async def handle_request(self, nursery: trio.Nursery, request: Any, send: Any) -> None:  # type: ignore[override]
+        request.began = began = perf_counter()
+        request.request_id = new_request_id()
+        self.app.in_flight += 1
+        response: Any = None
+        status = 499  # the client left before there was an answer
+        try:
+            response = await self._answer(request)
+            status = response.status_code
+            if not request.body.complete:
+                await request.body.drain()
+            request.body.discard()
+            await self._send_response(send, response)
+        finally:
+            self.app.in_flight -= 1
+            rule = request.url_rule
+            self.app.observe(rule.rule if rule else "none", request.method, status, perf_counter() - began)
+            if isinstance(getattr(response, "response", None), ResponseBody):
+                close = getattr(response.response, "close", None)
+                if close is not None:
+                    close()
+        nursery.cancel_scope.cancel()
+
+    async def _answer(self, request: Any) -> Any:
+        origin = request.headers.get("Origin")
+        if origin and request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            response: Any = Response(b"", status=204)
+            response.headers["Access-Control-Allow-Methods"] = CORS_METHODS
+            response.headers["Access-Control-Allow-Headers"] = CORS_HEADERS
+            response.headers["Access-Control-Max-Age"] = str(CORS_MAX_AGE_S)
+        else:
+            try:
+                response = await self.app.handle_request(request)
+            except Exception as error:
+                log.error("a request failed", request_id=request.request_id, exc_info=error)
+                response = problems.answer(Problem("internal"))
+        headers = response.headers
+        headers["X-Request-Id"] = request.request_id
+        headers["X-Content-Type-Options"] = "nosniff"
+        if origin and self.app.http.cors_origins:
+            self._allow_origin(origin, headers)
+        return response
+
+    def _allow_origin(self, origin: str, headers: Any) -> None:
+        allowed = self.app.http.cors_origins
+        if "*" in allowed:
+            headers["Access-Control-Allow-Origin"] = "*"
+        else:
+            headers.add("Vary", "Origin")
+            if origin not in allowed:
+                return
+            headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Expose-Headers"] = CORS_EXPOSED
+
+    async def _too_large(self, receive: Any, send: Any) -> None:
+        most = self.app.http.header_bytes_max
+        problem = Problem("headers_too_large", f"the request's headers may have {most} bytes")
+        body = problems.document(problem)
+        headers = [
+            (b"content-type", problems.MEDIA_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-request-id", new_request_id().encode()),
+        ]
+        self.app.observe("none", self.scope["method"], problem.status, 0.0)
+        await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class Application(QuartTrio):
+    """A QuartTrio with the exchange above and problem answers for every error. Add blueprints to it."""
+
+    request_class = PressedRequest
+    asgi_http_class = Exchange
+
+    def __init__(self, name: str, http: Http, observe: Observe) -> None:
+        super().__init__(name, static_folder=None)
+        self.http = http
+        self.observe = observe
+        self.in_flight = 0
+        # Bodies are counted by the routes (bodies.py) and answers have deadlines per piece (connections.py).
+        self.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
+        self.config["PROVIDE_AUTOMATIC_OPTIONS"] = True
+        self.url_map.merge_slashes = False
+        problems.install(self)
+
+
+def make_application(http: Http, observe: Observe | None = None, name: str = "heliograph") -> Application:
+    """The application to add blueprints to. `observe` is told of every request (Metrics.observe)."""
+    return Application(name, http, observe or (lambda _route, _method, _status, _seconds: None))
