@@ -1,0 +1,235 @@
+"""A shard: one LMDB environment, which holds the state of many partitions. The only import of lmdb.
+
+Write transactions belong to the shard's writer thread alone: `begin`, the writes and `commit` are called
+from there. Reads may come from any thread, each through transactions of its own, and never outlive a
+synchronous block: a read transaction kept across an await would let the file grow without end.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+import msgspec
+
+# 0.9 and 1.0 write files that the other cannot read; an environment stays with the one that made it.
+LMDB_ENGINE: Final = 0
+MAP_BYTES: Final = 256 << 30  # sparse address space, not disk: what is used is bounded by the quota
+READERS_MAX: Final = 256  # slots of the reader table: threads that read at once
+IDLE_READS_MAX: Final = 8  # read transactions that LMDB keeps for reuse
+
+
+class ShardStatistics(msgspec.Struct, frozen=True):
+    map_bytes: int
+    used_bytes: int  # pages ever used, times the page size
+    entries: int
+    commits: int
+
+
+class Shard:
+    """One environment. Raises lmdb.Error for what LMDB refuses: the shard must stop then, never skip."""
+
+    def __init__(self, path: Path, *, map_bytes: int = MAP_BYTES) -> None:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = path
+        self._environment = lmdb.open(
+            os.fspath(path),
+            map_size=map_bytes,
+            max_readers=READERS_MAX,
+            readahead=False,
+            meminit=False,
+            max_spare_txns=IDLE_READS_MAX,
+            lib_version=LMDB_ENGINE,
+            mode=0o600,
+        )
+        self._environment.reader_check()  # slots of a process that was killed
+        self._rows = self._environment.open_db(None)
+        self.commits = 0
+
+    def begin(self) -> "WriteTransaction":
+        return WriteTransaction(self, self._environment.begin(write=True, db=self._rows))
+
+    @contextmanager
+    def reading(self) -> Iterator["_Read"]:
+        """A Reader of the last commit. For one synchronous block only."""
+        read = self.read()
+        try:
+            yield read
+        finally:
+            read.close()
+
+    def read(self) -> "_Read":
+        return _Read(self._environment.begin(db=self._rows))
+
+    def freeze(self) -> "Frozen":
+        """A read transaction that stays open while the shard is copied: for backups, in another thread."""
+        return Frozen(self._environment, self._environment.begin())
+
+    def statistics(self) -> ShardStatistics:
+        info, stat = self._environment.info(), self._environment.stat()
+        used = (info["last_pgno"] + 1) * stat["psize"]
+        return ShardStatistics(info["map_size"], used, stat["entries"], self.commits)
+
+    def compact_into(self, path: Path) -> None:
+        """Write a copy without free pages; `path` is an existing empty folder."""
+        self._environment.copy(os.fspath(path), compact=True)
+
+    def close(self) -> None:
+        self._environment.close()
+
+
+class WriteTransaction:
+    """The base of an overlay. Dropped without `commit`, it changed nothing."""
+
+    __slots__ = ("_shard", "_transaction", "get")
+
+    def __init__(self, shard: Shard, transaction: Any) -> None:
+        self._shard = shard
+        self._transaction = transaction
+        self.get = transaction.get
+
+    def get_many(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        with self._transaction.cursor() as cursor:
+            return dict(cursor.getmulti(keys))
+
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        return _scan(self._transaction, start, stop, reverse)
+
+    def write(self, rows: dict[bytes, bytes | None]) -> None:
+        """Sorted, so that neighbours are put while their page is at hand."""
+        puts = []
+        for key in sorted(rows):
+            value = rows[key]
+            if value is None:
+                self._transaction.delete(key)
+            else:
+                puts.append((key, value))
+        if puts:
+            with self._transaction.cursor() as cursor:
+                cursor.putmulti(puts)
+
+    def commit(self) -> None:
+        self._transaction.commit()
+        self._shard.commits += 1
+
+    def abort(self) -> None:
+        self._transaction.abort()
+
+
+class _Read:
+    """A read transaction with its cursor; see `Reader` in storage/rows.py."""
+
+    __slots__ = ("_cursor", "_transaction", "get")
+
+    def __init__(self, transaction: Any) -> None:
+        self._transaction = transaction
+        self._cursor: Any = None
+        self.get = transaction.get
+
+    def close(self) -> None:
+        if self._cursor is not None:
+            self._cursor.close()
+        self._transaction.abort()
+
+    def get_many(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        if self._cursor is None:
+            self._cursor = self._transaction.cursor()
+        return dict(self._cursor.getmulti(keys))
+
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        return _scan(self._transaction, start, stop, reverse)
+
+
+def _scan(transaction: Any, start: bytes, stop: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+    with transaction.cursor() as cursor:
+        if not reverse:
+            if cursor.set_range(start):
+                for key, value in cursor.iternext():
+                    if key >= stop:
+                        return
+                    yield key, value
+            return
+        found = cursor.prev() if cursor.set_range(stop) else cursor.last()
+        if found:
+            for key, value in cursor.iterprev():
+                if key < start:
+                    return
+                yield key, value
+
+
+class Frozen:
+    """One commit of a shard, held while it is copied."""
+
+    def __init__(self, environment: Any, transaction: Any) -> None:
+        self._environment = environment
+        self._transaction = transaction
+
+    def copy_to(self, descriptor: int) -> None:
+        self._environment.copyfd(descriptor, compact=True, txn=self._transaction)
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return _scan(self._transaction, start, stop, False)
+
+    def close(self) -> None:
+        self._transaction.abort()
+
+
+class Snapshot:
+    """A Reader over all shards of a node: the key's partition says which.
+
+    The number of shards is a power of two, so that the low byte of the partition decides. Each shard's view
+    is one commit; the shards' commits are independent, as partitions are.
+    """
+
+    __slots__ = ("_mask", "_reads", "_shards")
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._shards = shards
+        self._mask = len(shards) - 1
+        self._reads: list[_Read | None] = [None] * len(shards)
+
+    def _read(self, key: bytes) -> _Read:
+        number = key[1] & self._mask
+        read = self._reads[number]
+        if read is None:
+            read = self._reads[number] = self._shards[number].read()
+        return read
+
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._read(key).get(key)
+        return value
+
+    def get_many(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        mask = self._mask
+        if not mask:
+            keys = list(keys)
+            return self._read(keys[0]).get_many(keys) if keys else {}
+        split: list[list[bytes]] = [[] for _ in self._shards]
+        for key in keys:
+            split[key[1] & mask].append(key)
+        found: dict[bytes, bytes] = {}
+        for part in split:
+            if part:
+                found.update(self._read(part[0]).get_many(part))
+        return found
+
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        return self._read(start).scan(start, stop, reverse=reverse)
+
+    def close(self) -> None:
+        for read in self._reads:
+            if read is not None:
+                read.close()
+        self._reads = [None] * len(self._shards)
+
+
+@contextmanager
+def snapshot(shards: Sequence[Shard]) -> Iterator[Snapshot]:
+    """For one synchronous block: no await may come between."""
+    view = Snapshot(shards)
+    try:
+        yield view
+    finally:
+        view.close()
