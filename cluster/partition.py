@@ -31,6 +31,7 @@ class Applied(msgspec.Struct):
     sent: list[Message]
     changes: list[streams.Published]
     taken: dict[int, int]  # inbox cursors by source, after a Deliver: the answer to the courier
+    work: bool = False  # the partition has work to be continued
 
 
 class StateMachine(Protocol):
@@ -133,6 +134,7 @@ class Partition:
             raise AssertionError(f"partition {self.number}: entry {index} changed {rows.changed} rows")
         self.head.applied = index
         self.head.term = term
+        applied.work = self.head.work_rows > 0
         return applied
 
     # --- one method a command --------------------------------------------------------------------------

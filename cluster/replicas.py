@@ -1,0 +1,340 @@
+"""Replicas: every group of this node, driven together, as the trio thread sees them.
+
+Commands go in by `propose`, results come out when they are durable and applied. Messages that a command
+sent go on by the courier, work rows are continued piece by piece, and what commits made visible is handed
+to those who follow the change streams. On a lone node each group has one voter, this node.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Final
+
+import msgspec
+import outcome
+import trio
+
+from cluster import commands, mailbox, streams
+from cluster.commands import FEATURE_LEVEL, Command, Continue, Deliver, ForgetChanges, Trim
+from cluster.courier import Courier, Mark
+from cluster.partition import Applied, StateMachine
+from cluster.streams import Published
+from cluster.writers import (
+    JournalWriter,
+    Outbound,
+    Proposal,
+    ShardWriter,
+    WriterSettings,
+    load_partitions,
+)
+from storage.journal import Entry, HardState, Journal, JournalStatistics, Truncation
+from storage.shard import Frozen, Shard, ShardStatistics, Snapshot, snapshot
+
+PROPOSALS_MAX: Final = 8192  # commands under way at once; more are refused, not queued
+TRIM_EVERY_S: Final = 0.5
+TEND_EVERY_S: Final = 5.0  # journal segments released, streams looked at
+FORGET_EVERY_S: Final = 3600.0
+
+
+class Overloaded(Exception):
+    """Too much is under way: said before a command enters the log. The client may retry."""
+
+
+class ReplicaStatistics(msgspec.Struct, frozen=True):
+    proposals: int  # under way
+    journal: JournalStatistics
+    journal_batches: int
+    journal_entries: int
+    shards: tuple[ShardStatistics, ...]
+    applied: int
+    commits: int
+    commit_seconds: float
+    messages_queued: int
+    messages_repeated: int
+    work: int  # partitions with work to be continued
+    dead_letters: int
+
+
+class Replicas:
+    """`run` must be running for anything to move. Methods belong to the trio thread."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        shards: Sequence[Shard],
+        machines: dict[int, StateMachine],
+        settings: WriterSettings | None = None,
+    ) -> None:
+        mask = len(shards) - 1
+        if len(shards) & mask:
+            raise ValueError(f"{len(shards)} shards: the number must be a power of two")
+        settings = settings or WriterSettings()
+        self.courier = Courier()
+        self.partitions = tuple(sorted(machines))
+        self._journal = journal
+        self._shards = tuple(shards)
+        self._mask = mask
+        self._writers = [
+            ShardWriter(
+                number,
+                shard,
+                load_partitions(shard, (p for p in machines if p & mask == number), machines.__getitem__),
+                settings,
+                self._post,
+            )
+            for number, shard in enumerate(shards)
+        ]
+        self._journal_writer: JournalWriter
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._under_way = 0
+        self._unread = [0] * len(shards)  # batches answered before their commit
+        self._read_waiters: list[list[trio.Event]] = [[] for _ in shards]
+        self._working: set[int] = set()
+        self._rest: list[trio.Event] = []
+        self._trim_wanted = trio.Event()
+        self._hurry = trio.Event()
+        self._listeners: list[Callable[[list[Published]], None]] = []
+
+    # --- commands --------------------------------------------------------------------------------------
+    async def propose(self, partition: int, command: Command) -> Applied:
+        """Make the command durable, apply it, and return what it did.
+
+        Cancelled, the command may take effect all the same. Raises Overloaded.
+        """
+        if self._under_way >= PROPOSALS_MAX or self.courier.full:
+            raise Overloaded(f"{self._under_way} commands and {self.courier.queued} messages are under way")
+        task = trio.lowlevel.current_task()
+        waiting = True
+
+        def done(applied: Applied) -> None:
+            if waiting:
+                trio.lowlevel.reschedule(task, outcome.Value(applied))
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            nonlocal waiting
+            waiting = False
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self.submit(partition, command, done)
+        applied: Applied = await trio.lowlevel.wait_task_rescheduled(abort)
+        return applied
+
+    def submit(self, partition: int, command: Command, done: Callable[[Applied], None] | None) -> None:
+        """Propose without waiting; `done` is called with the result. Not bounded: for the cluster itself."""
+        data = commands.encode(command)
+        if len(data) > commands.COMMAND_BYTES_MAX:
+            raise AssertionError(f"a command of {len(data)} bytes: at most {commands.COMMAND_BYTES_MAX}")
+        self._under_way += 1
+        self._journal_writer.propose(Proposal(partition, data, done))
+
+    # --- reads -----------------------------------------------------------------------------------------
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """All partitions as last committed; for one synchronous block."""
+        with snapshot(self._shards) as view:
+            yield view
+
+    async def visible(self, *partitions: int) -> None:
+        """Return when all that was answered in these partitions can be read by a new snapshot."""
+        for number in {partition & self._mask for partition in partitions}:
+            if self._unread[number]:
+                event = trio.Event()
+                self._read_waiters[number].append(event)
+                self._writers[number].commit_soon()
+                await event.wait()
+
+    async def taken(self, mark: Mark) -> None:
+        """Return when the message has taken effect in its destination."""
+        event = trio.Event()
+        wake = event.set
+        if self.courier.when_taken(mark, wake):
+            try:
+                await event.wait()
+            finally:
+                self.courier.forget_waiter(mark, wake)
+
+    async def at_rest(self) -> None:
+        """Return when no command, message or work is under way: what is counted is exact then."""
+        while self._under_way or not self.courier.at_rest or self._working or any(self._unread):
+            event = trio.Event()
+            self._rest.append(event)
+            self._hurry.set()
+            for writer in self._writers:
+                writer.commit_soon()
+            await event.wait()
+
+    def on_changes(self, listener: Callable[[list[Published]], None]) -> None:
+        """Call `listener` with what the change streams got, after its commit and in its order."""
+        self._listeners.append(listener)
+
+    # --- the life of it --------------------------------------------------------------------------------
+    def recover(self) -> int:
+        """Apply what the journal has beyond the shards' commits; entries read. Blocking: before `run`."""
+        last = {number: p.head.applied for w in self._writers for number, p in w.partitions.items()}
+        count = 0
+        for record in self._journal.recovered():
+            match record:
+                case Entry():
+                    count += 1
+                    self._writers[record.partition & self._mask].recover(record)
+                    last[record.partition] = max(last[record.partition], record.index)
+                case HardState() | Truncation():
+                    continue  # a lone voter has nothing to forget; every synced entry is committed
+        for writer in self._writers:
+            writer.recovered()
+        self._journal_writer = JournalWriter(self._journal, last, self._writers)
+        with self.snapshot() as rows:
+            for writer in self._writers:
+                for partition in writer.partitions.values():
+                    if partition.head.outbox_rows:
+                        self.courier.sent(mailbox.waiting(rows, partition.head, partition.number))
+                    if partition.head.work_rows:
+                        self._working.add(partition.number)
+        return count
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Drive the writer threads until cancelled; what was accepted by then is still finished.
+
+        Raises what stops a writer: storage.journal.JournalFailed, lmdb.Error, a bug in a state machine.
+        """
+        self._token = trio.lowlevel.current_trio_token()
+        loops = [self._journal_writer.loop, *(writer.loop for writer in self._writers)]
+        limiter = trio.CapacityLimiter(len(loops))
+        async with trio.open_nursery() as nursery:
+            for loop in loops:
+                nursery.start_soon(partial(trio.to_thread.run_sync, loop, limiter=limiter))
+            nursery.start_soon(self._trim)
+            nursery.start_soon(self._tend)
+            self._carry()
+            for partition in tuple(self._working):
+                self._continue(partition)
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._journal_writer.stop()
+
+    def _post(self, outbound: Outbound) -> None:
+        if self._token is not None:  # during recovery nobody waits
+            self._token.run_sync_soon(self._arrived, outbound)
+
+    def _arrived(self, outbound: Outbound) -> None:
+        for proposal, applied in outbound.applied:
+            self._under_way -= 1
+            if applied.sent:
+                self.courier.sent(applied.sent)
+            if applied.work and applied.partition not in self._working:
+                self._working.add(applied.partition)
+                self._continue(applied.partition)
+            if proposal.done is not None:
+                proposal.done(applied)
+        if outbound.changes:
+            for listener in self._listeners:
+                listener(outbound.changes)
+        if outbound.committed:
+            self._unread[outbound.shard] = 0
+            waiters = self._read_waiters[outbound.shard]
+            if waiters:
+                self._read_waiters[outbound.shard] = []
+                for event in waiters:
+                    event.set()
+        else:
+            self._unread[outbound.shard] += 1
+        self._carry()
+        if self._rest:
+            for event in self._rest:
+                event.set()
+            self._rest.clear()
+
+    def _carry(self) -> None:
+        while (batch := self.courier.next_batch()) is not None:
+            destination, messages = batch
+            command = Deliver(now_ms(), FEATURE_LEVEL, os.urandom(16), messages)
+            self.submit(destination, command, partial(self._delivered, destination))
+
+    def _delivered(self, destination: int, applied: Applied) -> None:
+        self.courier.delivered(destination, applied.taken)
+        self._trim_wanted.set()
+
+    def _continue(self, partition: int) -> None:
+        command = Continue(now_ms(), FEATURE_LEVEL, os.urandom(16))
+        self.submit(partition, command, partial(self._continued, partition))
+
+    def _continued(self, partition: int, applied: Applied) -> None:
+        if applied.work:
+            self._continue(partition)
+        else:
+            self._working.discard(partition)
+
+    async def _trim(self) -> None:
+        while True:
+            await self._trim_wanted.wait()
+            with trio.move_on_after(TRIM_EVERY_S):
+                await self._hurry.wait()
+            self._trim_wanted, self._hurry = trio.Event(), trio.Event()
+            for source, cuts in self.courier.trims():
+                self.submit(source, Trim(cuts), None)
+
+    async def _tend(self) -> None:
+        forget_at = trio.current_time() + FORGET_EVERY_S
+        while True:
+            await trio.sleep(TEND_EVERY_S)
+            self._journal_writer.release_soon()
+            if trio.current_time() >= forget_at:
+                forget_at = trio.current_time() + FORGET_EVERY_S
+                self._forget_changes()
+
+    def _forget_changes(self) -> None:
+        now = now_ms()
+        with self.snapshot() as rows:
+            for writer in self._writers:
+                for number, partition in writer.partitions.items():
+                    below = streams.forgettable(rows, partition.head, number, now)
+                    if below > partition.head.stream_first:
+                        self.submit(number, ForgetChanges(below), None)
+
+    # --- for operators ---------------------------------------------------------------------------------
+    async def freeze(self) -> list[Frozen]:
+        """One cut: all writers pause between commits, each shard is frozen there, writers go on (law 11)."""
+        pauses = [writer.pause() for writer in self._writers]
+        try:
+            for pause in pauses:
+                await trio.to_thread.run_sync(pause.reached.wait, abandon_on_cancel=True)
+        finally:
+            for pause in pauses:
+                pause.resume.set()
+        return [pause.frozen for pause in pauses if pause.frozen is not None]
+
+    def dead_letters(self) -> dict[int, int]:
+        """How many dead letters each partition keeps, where there are any."""
+        heads = ((n, p.head.dead_rows) for w in self._writers for n, p in w.partitions.items())
+        return {number: rows for number, rows in heads if rows}
+
+    def applied_index(self, partition: int) -> int:
+        return self._writers[partition & self._mask].partitions[partition].head.applied
+
+    def committed_index(self, partition: int) -> int:
+        return self._writers[partition & self._mask].committed[partition]
+
+    def statistics(self) -> ReplicaStatistics:
+        return ReplicaStatistics(
+            proposals=self._under_way,
+            journal=self._journal.statistics(),
+            journal_batches=self._journal_writer.batches,
+            journal_entries=self._journal_writer.entries,
+            shards=tuple(shard.statistics() for shard in self._shards),
+            applied=sum(writer.applied for writer in self._writers),
+            commits=sum(writer.commits for writer in self._writers),
+            commit_seconds=sum(writer.commit_seconds for writer in self._writers),
+            messages_queued=self.courier.queued,
+            messages_repeated=self.courier.repeated,
+            work=len(self._working),
+            dead_letters=sum(self.dead_letters().values()),
+        )
+
+
+def now_ms() -> int:
+    """The proposer's clock, as commands carry it: ms, Unix."""
+    return time.time_ns() // 1_000_000

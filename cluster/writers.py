@@ -1,0 +1,294 @@
+"""The writer threads of a node: one for the journal, one per shard. No trio here; results leave by `post`.
+
+A proposal goes through both: the journal's thread gives it its index, writes all that wait in one piece and
+syncs once; then the shard's thread applies it inside the open transaction. Answers leave before the commit
+only under load, when many wait: the journal has the command already, so nothing is lost, and a reader that
+must see the write waits for the commit (`Replicas.visible`). When nothing waits the commit comes first, so
+whoever was answered sees the write in the next read of any kind.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from queue import Empty, SimpleQueue
+from threading import Event
+from typing import Final
+
+import msgspec
+
+from cluster.keys import HEADS, HEADS_PARTITION
+from cluster.partition import Applied, Partition, StateMachine
+from cluster.streams import Published
+from storage.journal import Entry, HardState, Journal
+from storage.rows import Overlay
+from storage.shard import Frozen, Shard, WriteTransaction
+
+LONE_TERM: Final = 1  # the term of a group of one voter
+BATCH_ENTRIES_MAX: Final = 1024  # of one journal write; ~0.5 ms of encoding
+BATCH_BYTES_MAX: Final = 4 << 20
+ANSWER_FIRST_FROM: Final = 24  # entries in a batch: below, nobody gains by an answer before the commit
+LINGER_S: Final = 0.004  # under load, how long an open transaction waits for the next batch
+
+
+class WriterSettings(msgspec.Struct, frozen=True):
+    commit_delay_s: float = 0.05  # at the latest after this, an open transaction is committed
+    commit_rows: int = 20_000  # … or when so many rows wait
+
+
+class Proposal:
+    """A command on its way through the threads. `done` is called in the trio thread."""
+
+    __slots__ = ("data", "done", "index", "partition")
+
+    def __init__(self, partition: int, data: bytes, done: Callable[[Applied], None] | None) -> None:
+        self.partition = partition
+        self.data = data
+        self.done = done
+        self.index = 0
+
+
+class Outbound(msgspec.Struct):
+    """What a shard's thread hands to the trio thread at once: results, and what a commit made visible."""
+
+    shard: int
+    applied: list[tuple[Proposal, Applied]]
+    changes: list[Published]
+    committed: bool  # all that was answered so far can be read now
+
+
+Post = Callable[[Outbound], None]
+
+
+class _Stop:
+    pass
+
+
+class _CommitNow:
+    pass
+
+
+class _Pause:
+    """Commit, freeze the shard at that commit, and wait until the other writers have done so too."""
+
+    def __init__(self) -> None:
+        self.frozen: Frozen | None = None
+        self.reached = Event()
+        self.resume = Event()
+
+
+class _Release:
+    pass
+
+
+class ShardWriter:
+    """Applies the entries of a shard's partitions, in the order of the journal, in its own thread."""
+
+    def __init__(
+        self,
+        number: int,
+        shard: Shard,
+        partitions: dict[int, Partition],
+        settings: WriterSettings,
+        post: Post,
+    ) -> None:
+        self.number = number
+        self.partitions = partitions
+        self.committed = {p.number: p.head.applied for p in partitions.values()}
+        self._shard = shard
+        self._settings = settings
+        self._post = post
+        self._queue: SimpleQueue[list[Proposal] | _Stop | _CommitNow | _Pause] = SimpleQueue()
+        self._transaction: WriteTransaction | None = None
+        self._overlay: Overlay | None = None
+        self._opened = 0.0
+        self._dirty: dict[int, Partition] = {}
+        self._changes: list[Published] = []
+        self.commits = 0
+        self.applied = 0
+        self.commit_seconds = 0.0
+
+    # --- from other threads ----------------------------------------------------------------------------
+    def submit(self, batch: list[Proposal]) -> None:
+        self._queue.put(batch)
+
+    def commit_soon(self) -> None:
+        self._queue.put(_CommitNow())
+
+    def pause(self) -> _Pause:
+        pause = _Pause()
+        self._queue.put(pause)
+        return pause
+
+    def stop(self) -> None:
+        self._queue.put(_Stop())
+
+    # --- the thread ------------------------------------------------------------------------------------
+    def loop(self) -> None:
+        """Until `stop`. Raises what apply raises: a bug or the disk; nobody skips a command alone."""
+        try:
+            while True:
+                item = self._next()
+                if isinstance(item, list):
+                    self._take(item)
+                else:
+                    self._commit()
+                    if isinstance(item, _Stop):
+                        return
+                    if isinstance(item, _Pause):
+                        self._hold(item)
+        finally:
+            if self._transaction is not None:
+                self._transaction.abort()
+
+    def _next(self) -> list[Proposal] | _Stop | _CommitNow | _Pause:
+        if self._overlay is None:
+            return self._queue.get()
+        left = self._opened + self._settings.commit_delay_s - time.monotonic()
+        try:
+            return self._queue.get(timeout=max(0.0, min(LINGER_S, left)))
+        except Empty:
+            return _CommitNow()
+
+    def _take(self, batch: list[Proposal]) -> None:
+        batch = self._drain(batch)
+        applied = [(one, self.apply(one.partition, one.index, one.data)) for one in batch]
+        if len(batch) < ANSWER_FIRST_FROM:
+            self._commit(applied)
+            return
+        self._post(Outbound(self.number, applied, [], False))
+        overdue = time.monotonic() - self._opened > self._settings.commit_delay_s
+        if overdue or (self._overlay is not None and len(self._overlay) > self._settings.commit_rows):
+            self._commit()
+
+    def _drain(self, batch: list[Proposal]) -> list[Proposal]:
+        """Join what has queued up meanwhile, up to one journal batch's size; others stay in order."""
+        while len(batch) < BATCH_ENTRIES_MAX and not self._queue.empty():
+            item = self._queue.get()
+            if not isinstance(item, list):
+                self._queue.put(item)  # it asks for a commit: after what is queued is soon enough
+                break
+            batch = batch + item
+        return batch
+
+    def apply(self, partition: int, index: int, data: bytes) -> Applied:
+        if self._overlay is None:
+            self._transaction = self._shard.begin()
+            self._overlay = Overlay(self._transaction)
+            self._opened = time.monotonic()
+        replica = self.partitions[partition]
+        applied = replica.apply(self._overlay, index, LONE_TERM, data)
+        self._dirty[partition] = replica
+        if applied.changes:
+            self._changes.extend(applied.changes)
+        self.applied += 1
+        return applied
+
+    def _commit(self, applied: Iterable[tuple[Proposal, Applied]] = ()) -> None:
+        if self._overlay is not None and self._transaction is not None:
+            started = time.monotonic()
+            for replica in self._dirty.values():
+                replica.store_head(self._overlay)
+            self._overlay.flush()
+            transaction, self._transaction, self._overlay = self._transaction, None, None
+            transaction.commit()
+            for number, replica in self._dirty.items():
+                self.committed[number] = replica.head.applied
+            self._dirty.clear()
+            self.commits += 1
+            self.commit_seconds += time.monotonic() - started
+        changes, self._changes = self._changes, []
+        self._post(Outbound(self.number, list(applied), changes, True))
+
+    def _hold(self, pause: _Pause) -> None:
+        pause.frozen = self._shard.freeze()
+        pause.reached.set()
+        pause.resume.wait()
+
+    def recover(self, entry: Entry) -> None:
+        """Apply an entry of the journal again where the shard has not got so far. Before the thread runs."""
+        if entry.index > self.partitions[entry.partition].head.applied:
+            self.apply(entry.partition, entry.index, entry.command)
+            if self._overlay is not None and len(self._overlay) > self._settings.commit_rows:
+                self._commit()
+
+    def recovered(self) -> None:
+        self._commit()
+
+
+class JournalWriter:
+    """Gives proposals their indexes, makes them durable together and hands them to the shards."""
+
+    def __init__(self, journal: Journal, last: dict[int, int], shards: list[ShardWriter]) -> None:
+        self._journal = journal
+        self._last = last  # the last index of each partition's log
+        self._shards = shards
+        self._queue: SimpleQueue[Proposal | _Stop | _Release] = SimpleQueue()
+        self.propose = self._queue.put
+        self.batches = 0
+        self.entries = 0
+
+    def stop(self) -> None:
+        self._queue.put(_Stop())
+
+    def release_soon(self) -> None:
+        """Remove the segments that all shards have passed."""
+        self._queue.put(_Release())
+
+    def loop(self) -> None:
+        """Until `stop`; the shards stop after the last entry. Raises storage.journal.JournalFailed."""
+        try:
+            while True:
+                first = self._queue.get()
+                batch, then = self._gather(first)
+                if batch:
+                    self._write(batch)
+                if isinstance(then, _Stop):
+                    return
+                if isinstance(then, _Release):
+                    self._release()
+        finally:
+            for shard in self._shards:
+                shard.stop()
+
+    def _gather(self, item: Proposal | _Stop | _Release) -> tuple[list[Proposal], _Stop | _Release | None]:
+        batch: list[Proposal] = []
+        size = 0
+        while isinstance(item, Proposal):
+            batch.append(item)
+            size += len(item.data)
+            if len(batch) >= BATCH_ENTRIES_MAX or size >= BATCH_BYTES_MAX or self._queue.empty():
+                return batch, None
+            item = self._queue.get()
+        return batch, item
+
+    def _write(self, batch: list[Proposal]) -> None:
+        last = self._last
+        entries = []
+        parts: list[list[Proposal]] = [[] for _ in self._shards]
+        mask = len(self._shards) - 1
+        for proposal in batch:
+            partition = proposal.partition
+            proposal.index = last[partition] = last[partition] + 1
+            entries.append(Entry(partition, LONE_TERM, proposal.index, proposal.data))
+            parts[partition & mask].append(proposal)
+        self._journal.write(entries)
+        self.batches += 1
+        self.entries += len(batch)
+        for shard, part in zip(self._shards, parts, strict=True):
+            if part:
+                shard.submit(part)
+
+    def _release(self) -> None:
+        mask = len(self._shards) - 1
+        self._journal.release(
+            lambda partition: self._shards[partition & mask].committed[partition],
+            [HardState(partition, LONE_TERM, b"", last) for partition, last in self._last.items() if last],
+        )
+
+
+def load_partitions(
+    shard: Shard, numbers: Iterable[int], machine_of: Callable[[int], StateMachine]
+) -> dict[int, Partition]:
+    """The replicas of a shard with their heads as last committed."""
+    with shard.reading() as rows:
+        heads = {key.of: head for key, head in HEADS.scan(rows, HEADS_PARTITION)}
+    return {number: Partition(number, machine_of(number), heads.get(number)) for number in numbers}
