@@ -21,6 +21,14 @@ class NameKey(Key, kind=0x20):
     name: Text  # lower case
 
 
+class RestingNameKey(Key, kind=0x22):
+    """Names of deleted accounts by the end of their rest, so that they can be found when it is over."""
+
+    partition: U16
+    until_ms: U64
+    name: Text
+
+
 class DirectoryKey(Key, kind=0x21):
     """Public, active accounts of a partition, newest first."""
 
@@ -93,6 +101,13 @@ class BlockKey(Key, kind=0x17, family=USER_ROWS):
 
     user: Id
     other: U64
+
+
+class BlockListKey(Key, kind=0x18, family=USER_ROWS):
+    """The blocks that the user made, newest first."""
+
+    user: Id
+    version: Descending
 
 
 # --- posts, timelines, likes, comments -----------------------------------------------------------------

@@ -19,7 +19,7 @@ class _Record(msgspec.Struct, array_like=True, frozen=True):
 
 # --- accounts ------------------------------------------------------------------------------------------
 class Name(_Record, frozen=True):
-    user: int
+    user: int  # 0 once the account is deleted
     rests_until_ms: int  # 0 while the account lives; then nobody may take the name before this time
 
 
@@ -55,9 +55,8 @@ class Credential(_Record, frozen=True):
 
 class Session(_Record, frozen=True):
     refresh_hash: bytes  # of the secret in the newest refresh token, 32 bytes
-    previous_hash: bytes  # of the one before, or empty
+    previous_hash: bytes  # of the other token that works once more for 30 s after `rotated_ms`, or empty
     rotated_ms: int
-    previous_used: bool  # the old token's one more use within 30 s was taken
     opened_ms: int  # when the password was given: admin calls need a young session
     expires_ms: int
 
@@ -86,6 +85,7 @@ class Block(_Record, frozen=True):
     by_user: bool  # the row's user blocks the other
     by_other: bool
     since_ms: int
+    version: int = 0  # of the user's own block, its place in the list; 0 where only the other blocks
 
 
 # --- posts ---------------------------------------------------------------------------------------------
@@ -208,6 +208,7 @@ class Reservation(_Record, frozen=True):
 
 
 NAMES: Final = Table(keys.NameKey, Codec(Name))
+RESTING_NAMES: Final = Table(keys.RestingNameKey, Codec(Present))
 DIRECTORY: Final = Table(keys.DirectoryKey, Codec(Present))
 USERS: Final = Table(keys.UserKey, Codec(User))
 COUNTS: Final = Table(keys.CountsKey, Codec(Counts))
@@ -222,6 +223,7 @@ FOLLOWING: Final = Table(keys.FollowingKey, Codec(FollowingEdge))
 FOLLOWING_LIST: Final = Table(keys.FollowingListKey, Codec(EdgeEnd))
 FOLLOWING_PACKS: Final = Table(keys.FollowingPackKey, Codec(bytes))  # 8-byte big-endian ids
 BLOCKS: Final = Table(keys.BlockKey, Codec(Block))
+BLOCK_LIST: Final = Table(keys.BlockListKey, Codec(EdgeEnd))
 
 POSTS: Final = Table(keys.PostKey, Codec(Post))
 TIMELINE_HEADS: Final = Table(keys.TimelineHeadKey, Codec(TimelineHead))
