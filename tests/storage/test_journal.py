@@ -23,7 +23,7 @@ LAST = [Entry(1, 1, 2, b"two"), Truncation(2, 9), Entry(2, 1, 9, b"three" * 5)]
 
 
 def crashed(path, *batches):
-    """A journal that was left without `close`. Returns the one segment that it wrote, and each batch's end."""
+    """A journal that was left without `close`. Returns its one segment, and the end of each batch."""
     journal = Journal.open(path, segment_bytes=SEGMENT_BYTES)
     at = HEADER_BYTES
     ends = []
