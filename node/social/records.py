@@ -170,14 +170,21 @@ class Media(_Record, frozen=True):
     avatar: bool  # it is its owner's avatar
     shown: bool  # its variants' references are public
     failure: str
+    face: bool  # its thumbnail's references are public: it is the avatar of somebody everybody may see
+
+
+class UploadPromise(_Record, frozen=True):
+    owner: int
 
 
 class Job(_Record, frozen=True):
-    attempt: int  # of the newest claim; 0 before the first
+    attempt: int  # of the newest claim; 0 before the first; grows for ever, so a stale one stays stale
     worker: str  # "" while unclaimed
     until_ms: int  # the claim's end
-    due_ms: int
+    due_ms: int  # when it may be claimed: its turn, or the end of the claim
     reason: str  # of the last failure
+    owner: int
+    free: int  # attempts that cost no try: those before an admin's retry, and released ones
 
 
 class FailedJob(_Record, frozen=True):
@@ -237,7 +244,7 @@ LIKES_GIVEN: Final = Table(keys.LikeGivenKey, Codec(Like))
 COMMENTS_MADE: Final = Table(keys.CommentMadeKey, Codec(PostOf))
 
 MEDIA: Final = Table(keys.MediaKey, Codec(Media))
-UPLOAD_EXPIRIES: Final = Table(keys.UploadExpiryKey, Codec(PostOf))
+UPLOAD_EXPIRIES: Final = Table(keys.UploadExpiryKey, Codec(UploadPromise))
 JOBS: Final = Table(keys.JobKey, Codec(Job))
 JOBS_DUE: Final = Table(keys.JobDueKey, Codec(Present))
 FAILED_JOBS: Final = Table(keys.FailedJobKey, Codec(FailedJob))
