@@ -26,7 +26,7 @@ LONE_TERM: Final = 1  # the term of a group of one voter
 BATCH_ENTRIES_MAX: Final = 1024  # of one journal write; ~0.5 ms of encoding
 BATCH_BYTES_MAX: Final = 4 << 20
 ANSWER_FIRST_FROM: Final = 24  # entries in a batch: below, nobody gains by an answer before the commit
-LINGER_S: Final = 0.004  # under load, how long an open transaction waits for the next batch
+LINGER_S: Final = 0.015  # under load, how long an open transaction waits for the next batch
 
 
 class WriterSettings(msgspec.Struct, frozen=True):
