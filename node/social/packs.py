@@ -1,4 +1,4 @@
-"""Following packs: the authors a viewer follows once more, many in a row, so a feed page begins with few reads.
+"""Following packs: a viewer's followed authors once more, many in a row: a feed page begins with few reads.
 
 Packs are dense: with n granted authors, pack `n // 250` is the only one that is not full, so adding touches
 one row and needs no search. Removing looks through the packs (30 at most) and moves the last author into the
