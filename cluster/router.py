@@ -1,0 +1,93 @@
+"""The router: whom to ask. All that the application knows of the cluster.
+
+`execute` takes a command to the leader of its partition and returns its result and marks; `read` opens the
+nearest replicas. On a lone node both are this process.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+import trio
+
+from cluster.commands import FEATURE_LEVEL, Declined, Execute, Refused
+from cluster.courier import Mark
+from cluster.replicas import Replicas, now_ms
+from storage.shard import Snapshot
+
+TAKEN_WITHIN_S: Final = 1.0  # how long an answer waits for the messages of its command
+
+
+class StorageFull(Exception):
+    """The node's quota or disk is used up: said before a command enters the log. Deletes go on."""
+
+
+class Executed(msgspec.Struct, frozen=True):
+    """What a command did: its result as the state machine encoded it, and how to ask for its effects."""
+
+    result: bytes
+    partition: int
+    index: int
+    marks: tuple[Mark, ...]  # messages under way: (source, destination, sequence)
+
+
+class Router:
+    """Raises, from `execute`: Refused (the state machine's word), cluster.replicas.Overloaded, StorageFull."""
+
+    def __init__(self, replicas: Replicas, is_full: Callable[[], bool]) -> None:
+        self.replicas = replicas
+        self._is_full = is_full
+
+    async def execute(
+        self,
+        partition: int,
+        body: bytes,
+        *,
+        scope: int = 0,
+        command_id: bytes = b"",
+        fingerprint: bytes = b"",
+        grows: bool = True,
+    ) -> Executed:
+        """Apply a command once, however often it comes with the same `command_id` (16 bytes; made up when
+        empty) in the same `scope` (a user of this partition, or 0: not remembered).
+
+        `grows` says that it makes the data grow: such commands are refused when there is no room.
+        """
+        if grows and self._is_full():
+            raise StorageFull("the node has no room left for writes; reads and deletes work")
+        random = os.urandom(32)
+        command = Execute(
+            now_ms(), FEATURE_LEVEL, random[:16], scope, command_id or random[16:], fingerprint, body
+        )
+        applied = await self.replicas.propose(partition, command)
+        if isinstance(applied.outcome, Declined):
+            raise Refused(applied.outcome.code, applied.outcome.detail)
+        marks = tuple(
+            (message.delivery.source, message.destination, message.delivery.sequence)
+            for message in applied.sent
+        )
+        return Executed(applied.outcome.result, partition, applied.index, marks)
+
+    async def taken(self, executed: Executed, destination: int | None = None) -> tuple[Mark, ...]:
+        """Wait until the command's messages (to one destination, or all) have taken effect, for 1 s at most.
+
+        Returns the marks of those that have not: the client gets them as its token.
+        """
+        marks = [mark for mark in executed.marks if destination is None or mark[1] == destination]
+        with trio.move_on_after(TAKEN_WITHIN_S):
+            while marks:
+                await self.replicas.taken(marks[0])
+                marks.pop(0)
+        return tuple(marks)
+
+    async def visible(self, *partitions: int) -> None:
+        """Return when all that was answered in these partitions can be read."""
+        await self.replicas.visible(*partitions)
+
+    @contextmanager
+    def read(self) -> Iterator[Snapshot]:
+        """The rows of all partitions as last committed; for one synchronous block, never across an await."""
+        with self.replicas.snapshot() as rows:
+            yield rows
