@@ -58,7 +58,7 @@ SETTINGS: Final = Table(SettingKey, Codec(Setting))
 
 
 class Boot(msgspec.Struct, array_like=True, frozen=True, tag=1):
-    """A member starts. Refused `stale_boot` when its counter is not above the last: a restored copy (law 5)."""
+    """A member starts. Refused `stale_boot` when its counter is not above the last: a copy (law 5)."""
 
     node: bytes
     boot: int
@@ -113,7 +113,7 @@ def _boot(apply: Apply, command: Boot) -> None:
     if member is not None and command.boot <= member.boot:
         raise Refused(
             "stale_boot",
-            f"node {command.node.hex()} starts as boot {command.boot}, but boot {member.boot} was here already: "
+            f"node {command.node.hex()} starts as boot {command.boot}, but boot {member.boot} was seen: "
             "this data directory is a copy or was restored; start it under a new identity",
         )
     joined = member.joined_ms if member else apply.now

@@ -34,7 +34,7 @@ class Executed(msgspec.Struct, frozen=True):
 
 
 class Router:
-    """Raises, from `execute`: Refused (the state machine's word), cluster.replicas.Overloaded, StorageFull."""
+    """`execute` raises Refused (the state machine's word), cluster.replicas.Overloaded and StorageFull."""
 
     def __init__(self, replicas: Replicas, is_full: Callable[[], bool]) -> None:
         self.replicas = replicas
