@@ -38,6 +38,7 @@ LINGER_BYTES_MAX = 16 * 1024 * 1024  # and how much: a whole photo that was refu
 RESETS_MAX = (
     200  # HTTP/2 streams one connection may reset (CVE-2023-44487: a reset is cheap only for its sender)
 )
+HELD_FRAME_BYTES_MAX = 2 * RECEIVE_BYTES  # an HTTP/2 frame we allow has 16 KiB; this is one read more, twice
 GRACE_S = 0.5  # for the app tasks of a connection that is gone to notice
 
 Send = Callable[[Any], Awaitable[None]]
@@ -135,6 +136,12 @@ class Http2(H2Protocol):
     """HTTP/2 that survives clients which still upload, or reset, what was answered."""
 
     _resets = 0
+
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        # h2 holds a frame back until all of it is there and only then asks whether it was too long: 16 MiB each.
+        if len(self.connection.incoming_buffer._data) > HELD_FRAME_BYTES_MAX:
+            await self.send(Closed())
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 import msgspec
-from quart import Quart, Response, request
+from quart import Quart, Response, has_request_context, request
 from werkzeug.exceptions import HTTPException
 
 from node.logs import get_logger
@@ -208,7 +208,8 @@ def install(app: Quart) -> None:
         return response
 
     async def of_bug(error: Exception) -> Response:
-        log.error("a request failed", request_id=getattr(request, "request_id", None), exc_info=error)
+        number = getattr(request, "request_id", None) if has_request_context() else None
+        log.error("a request failed", request_id=number, exc_info=error)
         return answer(Problem("internal"))
 
     app.register_error_handler(Problem, of_problem)

@@ -78,6 +78,10 @@ def flat(error):
 async def exchange(stream, request, most=2**20):
     """Send bytes, read until the other side closes."""
     await stream.send_all(request)
+    return await read_all(stream, most)
+
+
+async def read_all(stream, most=2**20):
     got = b""
     while len(got) < most:
         data = await stream.receive_some(65536)
