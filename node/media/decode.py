@@ -19,10 +19,12 @@ from node.media.probe import AVIF, GIF, HEIC, JPEG, PNG, SNIFF_BYTES, WEBP, WHAT
 from node.media.recipes import SCALED, THUMBNAIL, ImageRefused
 
 PIXELS_MAX = 50_000_000  # the published bound; the worker's memory limit is made for it
+BLOCK_PIXELS = 64  # HEVC and AV1 code whole blocks, at most this wide, and crop what is over
 FRAMES_MAX = 1_000  # an animation of a minute or so; only the first frame is used
 SCANS_MAX = 200  # of a progressive JPEG; encoders write about ten, and each passes over all its pixels again
 FILE_BYTES_MAX = 64 * 1024 * 1024  # read whole into memory; the upload limit is far lower
 
+ISPE = b"\x00\x00\x00\x14ispe\x00\x00\x00\x00"  # box of 20 bytes, version 0; width and height follow
 ORIENTATION_TAG = 0x0112  # EXIF 2.32, §4.6.4
 UPRIGHT = 1
 DECODING_THREADS = 1  # CPU is counted per job, and each thread takes address space from the worker's limit
@@ -45,9 +47,10 @@ DECODER_ERRORS = (
     Image.DecompressionBombError,
 )
 
-# Pillow fails above twice this figure, for some formats before they allocate anything, and warns above it.
+# Pillow fails above twice this figure, for some formats before they allocate anything, and warns above it. It
+# also warns of odd metadata, which concerns nobody here.
 Image.MAX_IMAGE_PIXELS = PIXELS_MAX // 2
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.")
 if ImageFile.LOAD_TRUNCATED_IMAGES:
     raise RuntimeError("LOAD_TRUNCATED_IMAGES is set: a truncated image would pass for a whole one")
 
@@ -127,6 +130,21 @@ def count_gif_frames(data: bytes, at_most: int) -> int:
     return frames
 
 
+def coded_too_large(data: bytes) -> bool:
+    """Whether a HEIC or AVIF file signals an image that is too large to decode, cropped to however little.
+
+    Looks at every "ispe" box, which gives a size before rotation and cropping (ISO/IEC 23008-12, §6.5.3).
+    """
+    at = data.find(ISPE)
+    while at >= 0:
+        size = data[at + len(ISPE) : at + len(ISPE) + 8]
+        width, height = int.from_bytes(size[:4], "big"), int.from_bytes(size[4:], "big")
+        if max(0, width - BLOCK_PIXELS + 1) * max(0, height - BLOCK_PIXELS + 1) > PIXELS_MAX:
+            return True
+        at = data.find(ISPE, at + len(ISPE))
+    return False
+
+
 def _colour_table_bytes(flags: bytes) -> int:
     return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
@@ -140,6 +158,8 @@ def _check_structure(kind: MediaType, data: bytes) -> None:
             f"This JPEG image has more than {SCANS_MAX} scans, which no camera writes; "
             "save it again as a plain JPEG."
         )
+    if kind in (AVIF, HEIC) and coded_too_large(data):
+        raise ImageRefused(_too_many_pixels(kind))
     if kind is PNG:
         # The decoder passes over checksums of pixel data and does not miss the end; a second, cheap look does
         # not.

@@ -47,9 +47,9 @@ class PoolSettings(msgspec.Struct, frozen=True):
 
     workers: int = max(1, len(os.sched_getaffinity(0)) - 1)
     queue_max: int = 64  # callers that wait for a worker; more are turned away
-    deadline_s: float = 60.0  # wall clock per job: three times the CPU limit, since workers yield to the node
-    cpu_s: int = 20  # per job
-    memory_bytes: int = 2 * 1024**3  # address space per worker
+    deadline_s: float = 60.0  # wall clock per job: far above the CPU limit, since workers yield to the node
+    cpu_s: int = 10  # per job; 50 megapixels take up to 2.2 s
+    memory_bytes: int = 1536 * 1024**2  # address space; lossless WebP of 50 megapixels takes most: 931 MB
     file_bytes: int = 16 * 1024**2  # per variant
     open_files: int = 32
     nice: int = 10

@@ -31,6 +31,7 @@ JPEG_QUALITY = 82
 REDUCING_GAP = 2.0  # whole-number box reduction down to twice the target, then the exact filter
 PLACEHOLDER_EDGE = 32  # pixels; BlurHash keeps four waves, more pixels only cost time
 PLACEHOLDER_WAVES = (4, 3)  # along the longer edge, along the shorter one
+EIGHT_OF_SIXTEEN_BITS = 255 / 65_535
 WHITE = (255, 255, 255)
 
 # What undoes each EXIF orientation (EXIF 2.32, §4.6.4); orientation 1 needs nothing.
@@ -137,7 +138,9 @@ def _plain(picture: Image.Image) -> Image.Image:
         return picture.convert("RGBA")
     if picture.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
         return picture
-    if picture.mode == "1" or picture.mode.startswith("I;16"):
+    if picture.mode.startswith("I;16"):  # converting alone would clip all above 255 to white
+        return picture.point(lambda level: level * EIGHT_OF_SIXTEEN_BITS + 0.5).convert("L")
+    if picture.mode == "1":
         return picture.convert("L")
     return picture.convert("RGB")
 
