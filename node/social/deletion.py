@@ -1,12 +1,13 @@
 """The end of an account: everything that it is and made goes.
 
 The command itself takes at once what lets the account act or be seen: state, name, credential, sessions,
-counts, packs. The rest is one work row that goes through STAGES in their order, a bounded piece at a time; the last is the
-account's row. From then on, and already before, a message that arrives for the account finds no counts and is
-answered so that its sender takes back what it told.
+counts, packs. The rest is one work row that goes through STAGES in their order, a bounded piece at a time;
+the last is the account's row. From then on, and already before, a message that arrives for the account finds
+no counts and is answered so that its sender takes back what it told.
 """
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -95,8 +96,7 @@ def proceed(apply: Apply, work: Deleting) -> Deleting | None:
 
 # --- the stages: each takes up to `most` objects and says whether none is left -------------------------
 def _followers(apply: Apply, user: int, most: int) -> bool:
-    scan = FOLLOWERS.scan(apply, user)
-    found = [row for _, row in zip(range(most), scan, strict=False)]
+    found = list(islice(FOLLOWERS.scan(apply, user), most))
     for key, edge in found:
         FOLLOWERS.delete(apply, FollowerKey(user, key.viewer))
         FOLLOWER_LIST.delete(apply, FollowerListKey(user, edge.version))
@@ -105,8 +105,7 @@ def _followers(apply: Apply, user: int, most: int) -> bool:
 
 
 def _requests(apply: Apply, user: int, most: int) -> bool:
-    scan = FOLLOW_REQUESTS.scan(apply, user)
-    found = [row for _, row in zip(range(most), scan, strict=False)]
+    found = list(islice(FOLLOW_REQUESTS.scan(apply, user), most))
     for key, edge in found:
         FOLLOW_REQUESTS.delete(apply, FollowRequestKey(user, key.viewer))
         FOLLOW_REQUEST_LIST.delete(apply, FollowRequestListKey(user, edge.version))
@@ -115,8 +114,7 @@ def _requests(apply: Apply, user: int, most: int) -> bool:
 
 
 def _following(apply: Apply, user: int, most: int) -> bool:
-    scan = FOLLOWING.scan(apply, user)
-    found = [row for _, row in zip(range(most), scan, strict=False)]
+    found = list(islice(FOLLOWING.scan(apply, user), most))
     for key, edge in found:
         FOLLOWING.delete(apply, FollowingKey(user, key.author))
         if edge.granted:
@@ -126,8 +124,7 @@ def _following(apply: Apply, user: int, most: int) -> bool:
 
 
 def _blocks(apply: Apply, user: int, most: int) -> bool:
-    scan = BLOCKS.scan(apply, user)
-    found = [row for _, row in zip(range(most), scan, strict=False)]
+    found = list(islice(BLOCKS.scan(apply, user), most))
     for key, block in found:
         BLOCKS.delete(apply, BlockKey(user, key.other))
         if block.by_user:

@@ -10,6 +10,7 @@ A dash changes nothing and succeeds. When a private account becomes public, its 
 piece of work at a time; one that meets the account private again stops.
 """
 
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -126,8 +127,8 @@ def grant_requests(apply: Apply, work: GrantRequests) -> GrantRequests | None:
     account = USERS.get(apply, UserKey(work.author))
     if account is None or account.state == "deleted" or account.private:
         return None
-    scan = FOLLOW_REQUESTS.scan(apply, work.author)
-    viewers = [key.viewer for _, (key, _edge) in zip(range(REQUESTS_PER_PIECE), scan, strict=False)]
+    found = list(islice(FOLLOW_REQUESTS.scan(apply, work.author), REQUESTS_PER_PIECE))
+    viewers = [key.viewer for key, _ in found]
     for viewer in viewers:
         edges.drop_request(apply, work.author, viewer)
         edges.grant(apply, work.author, viewer)
