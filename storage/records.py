@@ -8,6 +8,7 @@ its version and how to make it from the one before; old bytes stay in the tests 
     class Profile(Struct, array_like=True, frozen=True): ...
 """
 
+import struct
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
@@ -70,3 +71,28 @@ class Codec(Generic[T]):
 
     def _name(self, key: bytes) -> str:
         return f"{self._type.__name__} at key {key.hex()}"
+
+
+class FixedCodec(Codec[T]):
+    """A record of fixed fields in fixed places behind the same header, for what is compared in bulk.
+
+    `layout` is a struct format without byte order; the fields are big-endian, so u64s compare as bytes.
+    """
+
+    def __init__(
+        self,
+        type_: type[T],
+        layout: str,
+        version: int = 1,
+        upgrades: Mapping[int, Callable[[Any], Any]] | None = None,
+    ) -> None:
+        super().__init__(type_, version, upgrades)
+        fields = struct.Struct(">" + layout)
+
+        def decode(body: Any) -> T:
+            if len(body) != fields.size:
+                raise msgspec.DecodeError(f"{len(body)} bytes instead of {fields.size}")
+            return type_(*fields.unpack(body))
+
+        self._encode = lambda value: fields.pack(*msgspec.structs.astuple(value))
+        self._decode = decode
