@@ -82,6 +82,11 @@ class Router:
                 marks.pop(0)
         return tuple(marks)
 
+    async def taken_mark(self, mark: Mark) -> None:
+        """Wait for one message that a client names, for 1 s at most."""
+        with trio.move_on_after(TAKEN_WITHIN_S):
+            await self.replicas.taken(mark)
+
     async def visible(self, *partitions: int) -> None:
         """Return when all that was answered in these partitions can be read."""
         await self.replicas.visible(*partitions)

@@ -252,6 +252,17 @@ class Blobs:
             raise
         return file
 
+    def link(self, digest: bytes, target: Path) -> None:
+        """Give the verified blob a second name, `target`, for a process that reads it by path. The caller
+        unlinks it. Raises BlobMissing, or BlobDamaged after moving the file to quarantine.
+        """
+        self.open(digest).close()
+        with self._locked(digest):
+            path = self._find(digest)
+            if path is None:
+                raise BlobMissing(f"blob {digest.hex()} is not here")
+            os.link(path, target)
+
     def size(self, digest: bytes) -> int:
         """In bytes. Raises BlobMissing."""
         with self._open_unverified(digest) as file:

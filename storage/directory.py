@@ -27,7 +27,7 @@ NODE_ID_BYTES = 16
 SHARD_COUNT = 2  # more environments made commits slower on two cores
 PARTITION_COUNT = 256
 PARTITION_COUNT_MAX = 8192  # 13 bits of an id
-FOLDERS = ("journal", "shards", "blobs", "staging", "keys", "quarantine")
+FOLDERS = ("journal", "shards", "blobs", "staging", "keys", "quarantine", "work")
 
 _IDENTITY, _BOOTS, _LOCK, _RESERVE, _NEW_SUFFIX = "node.json", "boots", "lock", "reserve", ".new"
 _OURS = {_IDENTITY, _BOOTS, _LOCK, _RESERVE, _IDENTITY + _NEW_SUFFIX, _BOOTS + _NEW_SUFFIX, *FOLDERS}
@@ -67,7 +67,7 @@ class DataDirectory:
         self.path = path
         self.identity = identity
         self.boots = boots  # starts so far, this one included
-        self.journal, self.shards, self.blobs, self.staging, self.keys, self.quarantine = (
+        self.journal, self.shards, self.blobs, self.staging, self.keys, self.quarantine, self.work = (
             path / folder for folder in FOLDERS
         )
         self.reserve = path / _RESERVE
