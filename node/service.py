@@ -6,7 +6,7 @@ from an `Idempotency-Key`, and knows what a client must be told to find its own 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, overload
 
 import msgspec
 from blake3 import blake3
@@ -58,18 +58,46 @@ class Service:
     def __init__(self, router: Router) -> None:
         self.router = router
 
+    @overload
     async def do(
         self,
         partition: int,
         command: msgspec.Struct,
-        result: type[T] | Any = None,
+        result: type[T],
         *,
         scope: int = 0,
         retry: Retry | None = None,
         step: str = "",
         grows: bool = True,
         told: int | None = None,
-    ) -> Done[T]:
+    ) -> Done[T]: ...
+
+    @overload
+    async def do(
+        self,
+        partition: int,
+        command: msgspec.Struct,
+        result: Any = None,
+        *,
+        scope: int = 0,
+        retry: Retry | None = None,
+        step: str = "",
+        grows: bool = True,
+        told: int | None = None,
+    ) -> Done[Any]: ...
+
+    async def do(
+        self,
+        partition: int,
+        command: msgspec.Struct,
+        result: Any = None,
+        *,
+        scope: int = 0,
+        retry: Retry | None = None,
+        step: str = "",
+        grows: bool = True,
+        told: int | None = None,
+    ) -> Done[Any]:
         """Execute a command in `partition` and wait, 1 s at most, for its messages to `told` (the acting
         user's partition), so that what is their own shows it.
 
