@@ -21,7 +21,7 @@ from node.media.recipes import SCALED, THUMBNAIL, ImageRefused
 PIXELS_MAX = 50_000_000  # the published bound; the worker's memory limit is made for it
 BLOCK_PIXELS = 64  # HEVC and AV1 code whole blocks, at most this wide, and crop what is over
 FRAMES_MAX = 1_000  # an animation of a minute or so; only the first frame is used
-SCANS_MAX = 200  # of a progressive JPEG; encoders write about ten, and each passes over all its pixels again
+SCANS_MAX = 100  # of a progressive JPEG; encoders write about ten, and each goes over all its pixels again
 FILE_BYTES_MAX = 64 * 1024 * 1024  # read whole into memory; the upload limit is far lower
 
 ISPE = b"\x00\x00\x00\x14ispe\x00\x00\x00\x00"  # box of 20 bytes, version 0; width and height follow

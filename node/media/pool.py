@@ -259,13 +259,16 @@ class Pool:
     @contextlib.asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
         """The right to one worker; waits in a bounded queue."""
-        if self._slots.value == 0 and self._waiting >= self._settings.queue_max:
-            raise PoolFull(f"{self._waiting} images wait for a worker already")
-        self._waiting += 1
         try:
-            await self._slots.acquire()
-        finally:
-            self._waiting -= 1
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
+            if self._waiting >= self._settings.queue_max:
+                raise PoolFull(f"{self._waiting} images wait for a worker already") from None
+            self._waiting += 1
+            try:
+                await self._slots.acquire()
+            finally:
+                self._waiting -= 1
         try:
             yield
         finally:
