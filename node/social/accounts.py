@@ -26,7 +26,7 @@ from node.social.records import (
     Name,
     User,
 )
-from storage.rows import PRESENT
+from storage.rows import PRESENT, Reader
 
 ROLES: Final = ("user", "admin")
 NAMES_SWEPT_MAX: Final = 500  # per command; two rows each
@@ -183,6 +183,12 @@ def sweep_names(apply: Apply, command: SweepNames) -> SweptNames:
         RESTING_NAMES.delete(apply, key)
         NAMES.delete(apply, NameKey(apply.partition, key.name))
     return SweptNames(len(over))
+
+
+def names_rested(rows: Reader, partition: int, now: int) -> bool:
+    """Whether `SweepNames` has something to do."""
+    first = next(RESTING_NAMES.scan(rows, partition), None)
+    return first is not None and first[0].until_ms <= now
 
 
 COMMANDS = {
