@@ -67,7 +67,7 @@ class Reference(msgspec.Struct, array_like=True, frozen=True, tag=141):
     media: int
     owner: int
     size: int  # bytes
-    type: str  # mime type with which it is served
+    mime: str  # type with which it is served
 
 
 class ExpireReservations(msgspec.Struct, array_like=True, frozen=True, tag=142):
@@ -144,7 +144,7 @@ def reference(apply: Apply, command: Reference) -> None:
         UNCONFIRMED_REFERENCES.put(apply, _unconfirmed(apply, command.hash, command.media, new), PRESENT)
     after = Blob(
         command.size,
-        command.type,
+        command.mime,
         blob.references + (held is None),
         blob.public,
         blob.idle_since_ms,

@@ -53,7 +53,7 @@ class Claimed(msgspec.Struct, array_like=True, frozen=True):
     owner: int
     original: bytes
     size: int
-    type: str
+    mime: str
 
 
 class Done(msgspec.Struct, array_like=True, frozen=True, tag=126):

@@ -51,7 +51,7 @@ class PromisePost(msgspec.Struct, array_like=True, frozen=True, tag=100):
     location: str
     hashtags: tuple[str, ...]  # of the caption: `hashtags.hashtags`
     alt: str
-    type: str  # mime type, declared
+    mime: str  # type, declared
     size: int  # bytes, declared
 
 
@@ -75,7 +75,7 @@ class CreatePhoto(msgspec.Struct, array_like=True, frozen=True, tag=102):
     hashtags: tuple[str, ...]
     alt: str
     hash: bytes
-    type: str  # by content
+    mime: str  # type, by content
     size: int
     provisional: int
 
@@ -137,7 +137,7 @@ def _write_media(apply: Apply, owner: int, album: Album, provisional: int = 0) -
 def promise_post(apply: Apply, command: PromisePost) -> Promised:
     author = command.author
     draft = _draft(apply, author, command.caption, command.location, command.hashtags)
-    media_id, medium = promise(apply, author, command.type, command.size, command.alt)
+    media_id, medium = promise(apply, author, command.mime, command.size, command.alt)
     album: Album = {media_id: (None, medium)}
     post_id, _ = _make(apply, draft, album)
     _write_media(apply, author, album)
@@ -147,7 +147,7 @@ def promise_post(apply: Apply, command: PromisePost) -> Promised:
 def create_photo(apply: Apply, command: CreatePhoto) -> Created:
     author = command.author
     draft = _draft(apply, author, command.caption, command.location, command.hashtags)
-    media_id, medium = store(apply, author, command.hash, command.type, command.size, command.alt)
+    media_id, medium = store(apply, author, command.hash, command.mime, command.size, command.alt)
     album: Album = {media_id: (None, medium)}
     post_id, post = _make(apply, draft, album)
     _write_media(apply, author, album, command.provisional)

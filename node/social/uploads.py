@@ -31,7 +31,7 @@ class PromiseUpload(msgspec.Struct, array_like=True, frozen=True, tag=120):
     """A medium for later use, its bytes to come; answers `Promised`."""
 
     owner: int
-    type: str  # mime type, declared
+    mime: str  # type, declared
     size: int  # bytes, declared
     alt: str
 
@@ -53,7 +53,7 @@ class StoreUpload(msgspec.Struct, array_like=True, frozen=True, tag=121):
     media: int
     hash: bytes
     size: int
-    type: str  # by content
+    mime: str  # type, by content
 
 
 class Stored(msgspec.Struct, array_like=True, frozen=True):
@@ -73,39 +73,39 @@ class Expired(msgspec.Struct, array_like=True, frozen=True):
     count: int
 
 
-def promise(apply: Apply, owner: int, type_: str, size: int, alt: str) -> tuple[int, Media]:
+def promise(apply: Apply, owner: int, mime: str, size: int, alt: str) -> tuple[int, Media]:
     """Mint a medium that awaits its bytes; the caller writes its row."""
-    _check(type_, size, alt)
+    _check(mime, size, alt)
     media_id = apply.mint()
     expires = apply.now + UPLOAD_PROMISE_MS
     key = UploadExpiryKey(apply.partition, expires, media_id)
     UPLOAD_EXPIRIES.put(apply, key, UploadPromise(owner))
-    return media_id, _new(apply, AWAITING, type_, size, alt, expires, b"")
+    return media_id, _new(apply, AWAITING, mime, size, alt, expires, b"")
 
 
-def store(apply: Apply, owner: int, blob: bytes, type_: str, size: int, alt: str) -> tuple[int, Media]:
+def store(apply: Apply, owner: int, blob: bytes, mime: str, size: int, alt: str) -> tuple[int, Media]:
     """Mint a medium whose bytes are stored already, with its job; the caller writes its row."""
-    _check(type_, size, alt)
+    _check(mime, size, alt)
     media_id = apply.mint()
     make_job(apply, owner, media_id)
     add_bytes(apply, owner, size)
-    return media_id, _new(apply, STORED, type_, size, alt, 0, blob)
+    return media_id, _new(apply, STORED, mime, size, alt, 0, blob)
 
 
-def _check(type_: str, size: int, alt: str) -> None:
-    if type_ not in TYPES:
+def _check(mime: str, size: int, alt: str) -> None:
+    if mime not in TYPES:
         raise Refused(
-            "unsupported_type", f"content_type: {type_[:40]!r}, want one of {', '.join(sorted(TYPES))}"
+            "unsupported_type", f"content_type: {mime[:40]!r}, want one of {', '.join(sorted(TYPES))}"
         )
     if size <= 0:
         raise Refused("invalid_field", f"size: {size} bytes, want at least 1")
     check_text("alt", alt, ALT_MAX)
 
 
-def _new(apply: Apply, state: str, type_: str, size: int, alt: str, expires: int, blob: bytes) -> Media:
+def _new(apply: Apply, state: str, mime: str, size: int, alt: str, expires: int, blob: bytes) -> Media:
     return Media(
         state=state,
-        type=type_,
+        type=mime,
         size=size,
         alt=alt,
         created_ms=apply.now,
@@ -125,7 +125,7 @@ def _new(apply: Apply, state: str, type_: str, size: int, alt: str, expires: int
 
 def promise_upload(apply: Apply, command: PromiseUpload) -> Promised:
     acting(apply, command.owner)
-    media_id, medium = promise(apply, command.owner, command.type, command.size, command.alt)
+    media_id, medium = promise(apply, command.owner, command.mime, command.size, command.alt)
     media_rows.put(apply, command.owner, media_id, None, medium)
     return Promised(media_id, medium.expires_ms)
 
@@ -142,8 +142,8 @@ def store_upload(apply: Apply, command: StoreUpload) -> Stored:
         return answer
     if medium.state == FAILED or medium.expires_ms <= apply.now:
         raise Refused("upload_expired", f"upload {media_id}: its time was over")
-    if (command.size, command.type) != (medium.size, medium.type):
-        detail = f"{command.size} bytes of {command.type}, declared {medium.size} of {medium.type}"
+    if (command.size, command.mime) != (medium.size, medium.type):
+        detail = f"{command.size} bytes of {command.mime}, declared {medium.size} of {medium.type}"
         raise Refused("upload_mismatch", f"upload {media_id}: {detail}")
     acting(apply, owner)
     UPLOAD_EXPIRIES.delete(apply, UploadExpiryKey(apply.partition, medium.expires_ms, media_id))
