@@ -4,7 +4,7 @@ Quart's hooks cost tens of microseconds each, so what every request needs (its i
 pressure on its body, CORS, security headers) is done once, in the exchange between the server and Quart.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
@@ -15,9 +15,11 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioBody, TrioRequest
 from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.routing import BaseConverter, ValidationError
 
 from node.http import problems
 from node.http.connections import new_request_id
+from node.http.openapi import Route
 from node.http.problems import Problem
 from node.logs import get_logger
 from node.settings import Http
@@ -25,6 +27,7 @@ from node.settings import Http
 UNREAD_BYTES_MAX = 1024 * 1024  # of a body that the route has not yet taken; then the client must wait
 DRAIN_BYTES_MAX = 1024 * 1024  # of a body nobody wants, read so that the connection can be used again
 DRAIN_S = 1.0  # and for how long
+ID_MAX = 2**63 - 1  # ids have 64 bits, the first of them 0
 CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 CORS_HEADERS = "Authorization, Content-Type, Idempotency-Key, Heliograph-Token, Range"
 CORS_EXPOSED = (
@@ -36,7 +39,6 @@ CORS_MAX_AGE_S = 3600  # how long a browser may remember the answer to its quest
 log = get_logger("http")
 
 Observe = Callable[[str, str, int, float], None]  # route, method, status, seconds
-Headers = dict[str, str]
 
 
 class PressedBody(TrioBody):
@@ -115,8 +117,11 @@ class PressedRequest(TrioRequest):
     """A request whose body presses back."""
 
     body_class = PressedBody
-    began: float = 0.0
+    began: float = 0.0  # perf_counter at its head
     request_id: str = ""
+    answer_headers: dict[
+        str, str
+    ]  # go out with the answer, whichever it becomes: RateLimit-*, Heliograph-Token
 
 
 class Exchange(TrioASGIHTTPConnection):
@@ -149,6 +154,7 @@ class Exchange(TrioASGIHTTPConnection):
     async def handle_request(self, nursery: trio.Nursery, request: Any, send: Any) -> None:  # type: ignore[override]
         request.began = began = perf_counter()
         request.request_id = new_request_id()
+        request.answer_headers = {}
         self.app.in_flight += 1
         response: Any = None
         status = 499  # the client left before there was an answer
@@ -185,6 +191,8 @@ class Exchange(TrioASGIHTTPConnection):
         headers = response.headers
         headers["X-Request-Id"] = request.request_id
         headers["X-Content-Type-Options"] = "nosniff"
+        for name, value in request.answer_headers.items():
+            headers.setdefault(name, value)
         if origin and self.app.http.cors_origins:
             self._allow_origin(origin, headers)
         return response
@@ -214,6 +222,22 @@ class Exchange(TrioASGIHTTPConnection):
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
+class IdConverter(BaseConverter):
+    """An id in a path: decimal, within 64 bits. What is none leads nowhere (404), as an id nobody has."""
+
+    regex = "[0-9]{1,19}"
+
+    def to_python(self, value: str) -> int:
+        number = int(value)
+        if number > ID_MAX or str(number) != value:
+            raise ValidationError
+        return number
+
+
+async def admit_all(_route: Route) -> None:
+    """Until the composition root puts sign-in and limits in its place."""
+
+
 class Application(QuartTrio):
     """A QuartTrio with the exchange above and problem answers for every error. Add blueprints to it."""
 
@@ -224,11 +248,13 @@ class Application(QuartTrio):
         super().__init__(name, static_folder=None)
         self.http = http
         self.observe = observe
+        self.admit: Callable[[Route], Awaitable[None]] = admit_all  # asked before every described route
         self.in_flight = 0
         # Bodies are counted by the routes (bodies.py) and answers have deadlines per piece (connections.py).
         self.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
         self.config["PROVIDE_AUTOMATIC_OPTIONS"] = True
         self.url_map.merge_slashes = False
+        self.url_map.converters["id"] = IdConverter
         problems.install(self)
 
 

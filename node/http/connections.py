@@ -139,14 +139,14 @@ class Http2(H2Protocol):
 
     async def handle(self, event: Event) -> None:
         await super().handle(event)
-        # h2 holds a frame back until all of it is there and only then asks whether it was too long: 16 MiB each.
+        # h2 asks whether a frame is too long only when all of it is there, and it may announce 16 MiB.
         if len(self.connection.incoming_buffer._data) > HELD_FRAME_BYTES_MAX:
             await self.send(Closed())
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
             if isinstance(event, h2.events.DataReceived) and event.stream_id not in self.streams:
-                # The answer went out before the upload ended: give the window back, so that other streams go on.
+                # The answer went out before the upload ended: give the window back to the other streams.
                 self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, h2.events.StreamReset):
                 self._resets += 1
@@ -310,7 +310,7 @@ class Connection:
                 self._waiting = False
                 self._set_deadline(inf)
         elif isinstance(event, Closed):
-            # The reader ends the connection, not this task, which is often an app's with its own cancellations.
+            # The reader ends the connection, not this task, which is often an app's and may be cancelled.
             self._closing = True
             self._reading.cancel()
 

@@ -21,7 +21,12 @@ def test_everything_has_a_default_and_a_meaning():
 def test_flag_beats_environment_beats_file_beats_default(tmp_path):
     file = tmp_path / "node.toml"
     file.write_text("[http]\nport = 1\nidle_s = 3\nhost = '::1'\n")
-    env = {"HELIOGRAPH_HTTP_PORT": "2", "HELIOGRAPH_HTTP_IDLE_S": "4", "OTHER": "x", "HELIOGRAPH_URL": "http://a"}
+    env = {
+        "HELIOGRAPH_HTTP_PORT": "2",
+        "HELIOGRAPH_HTTP_IDLE_S": "4",
+        "OTHER": "x",
+        "HELIOGRAPH_URL": "http://a",
+    }
     found = load(config=file, environment=env, flags=["http.port=3"])
     assert (found.http.port, found.http.idle_s, found.http.host) == (3, 4.0, "::1")
     rows = {row.key: row.source for row in settings.describe(found)}
@@ -67,17 +72,13 @@ def test_a_bad_flag_is_explained(flag, words):
         ("[http", ["not TOML"]),
         ("[web]\nport = 1", ["[web]", "http"]),
         ("port = 1", ["[port]", "no section"]),
-        ("[http]\nport = '80'", ["http.port", "'80'", "node.toml"]),
+        ("[http]\nport = true", ["http.port", "True", "node.toml"]),
         ("[http]\nports = 80", ["http.ports", "http.port"]),
     ],
 )
 def test_a_bad_file_is_explained(tmp_path, text, words):
     file = tmp_path / "node.toml"
     file.write_text(text)
-    if text == "[http]\nport = '80'":
-        # Text is read as the type it should be, wherever it stands.
-        assert load(environment={}, config=file).http.port == 80
-        return
     with pytest.raises(SettingsError) as caught:
         load(environment={}, config=file)
     for word in words:
@@ -87,7 +88,7 @@ def test_a_bad_file_is_explained(tmp_path, text, words):
 def test_an_absent_file_and_an_unknown_variable_are_explained(tmp_path):
     with pytest.raises(SettingsError, match="No such file"):
         load(environment={}, config=tmp_path / "absent.toml")
-    with pytest.raises(SettingsError, match="HELIOGRAPH_HTTP_PROT.*did you mean HELIOGRAPH_HTTP_PORT"):
+    with pytest.raises(SettingsError, match=r"HELIOGRAPH_HTTP_PROT.*did you mean HELIOGRAPH_HTTP_PORT"):
         load(environment={"HELIOGRAPH_HTTP_PROT": "1"})
 
 

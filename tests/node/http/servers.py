@@ -57,7 +57,9 @@ async def bare(app, attack):
     config.bind, config.errorlog = ["127.0.0.1:0"], None
     try:
         async with trio.open_nursery() as nursery:
-            binds = await nursery.start(lambda task_status: hypercorn.trio.serve(app, config, task_status=task_status))
+            binds = await nursery.start(
+                lambda task_status: hypercorn.trio.serve(app, config, task_status=task_status)
+            )
             port = int(binds[0].rpartition(":")[2])
             stream = await trio.open_tcp_stream("127.0.0.1", port)
             with trio.move_on_after(2):
@@ -96,7 +98,9 @@ class H2:
 
     def __init__(self, stream):
         self.stream = stream
-        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
+        self.h2 = h2.connection.H2Connection(
+            h2.config.H2Configuration(client_side=True, header_encoding="utf-8")
+        )
         self.h2.initiate_connection()
 
     async def flush(self):
@@ -110,7 +114,8 @@ class H2:
         return number
 
     async def events_until(self, kind, stream_id=None):
-        """Read until an event of `kind` (on that stream); the events before it and itself, or None at the end."""
+        """Read until an event of `kind` (on that stream); the events before it and itself, or None at the
+        end."""
         seen = []
         while True:
             data = await self.stream.receive_some(65536)

@@ -1,0 +1,269 @@
+"""Routes that describe themselves: one registry from which come the URL map, the limits and the OpenAPI
+document.
+
+    routes = Routes("comments")
+
+    @routes.add("POST", "/v1/posts/<id:post_id>/comments", "Comment on a post",
+                body=NewComment, answers={201: Comment}, limit="writes", problems=("not_found",))
+    async def comment(post_id: int) -> Response:
+        wanted = await read_json(request, NewComment)                     # parse
+        made = await social().comment(reader(), post_id, wanted.text)     # call
+        return render(made, 201)                                          # render
+
+What the description says is what happens: `signed_in` and `limit` are enforced by the application's `admit`
+before the handler runs, and cannot be forgotten in it.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from quart import Blueprint, Response, current_app
+
+from node.http.problems import CODES, MEDIA_TYPE, Problem
+
+STATIC = Path(__file__).parent / "static"
+PAGES = {"docs.html": "text/html; charset=utf-8", "docs.js": "text/javascript", "docs.css": "text/css"}
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+ID_PATTERN = "^[0-9]{1,19}$"
+# What any route may answer beside what it lists.
+PROBLEMS_OF_ALL = ("malformed_request", "internal", "unavailable")
+REFERENCES = "#/components/schemas/{name}"
+
+Answering = Callable[..., Awaitable[Response]]
+T = TypeVar("T")
+
+
+class Route(msgspec.Struct, frozen=True):
+    """The description of one route."""
+
+    method: str
+    path: str  # as Quart writes it: /v1/posts/<id:post_id>
+    summary: str
+    tag: str
+    name: str
+    body: Any = None  # a problems.Body, or None
+    upload: str | None = None  # the media type of a body that is no JSON
+    query: Any = None  # a problems.Body whose fields are the query's arguments
+    answers: Mapping[int, Any] = {}  # status → type, or None for no body
+    signed_in: bool = True
+    limit: str | None = None  # a name of limits.Limits
+    problems: tuple[str, ...] = ()
+    idempotent_by_key: bool = False  # takes Idempotency-Key
+
+    @property
+    def template(self) -> str:
+        """The path as OpenAPI writes it."""
+        return re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", self.path)
+
+
+class Routes:
+    """The routes of one resource. Register `blueprint` with the application, and give `described` to
+    `document`."""
+
+    def __init__(self, tag: str) -> None:
+        self.blueprint = Blueprint(tag, __name__)
+        self.described: list[Route] = []
+        self._tag = tag
+
+    def add(
+        self, method: str, path: str, summary: str, **description: Any
+    ) -> Callable[[Answering], Answering]:
+        """Describe and install the handler below. Raises KeyError for a problem code that is not in the
+        table."""
+
+        def install(handler: Answering) -> Answering:
+            route = Route(method, path, summary, self._tag, handler.__name__, **description)
+            for code in route.problems:
+                CODES[code]
+            self.described.append(route)
+
+            @wraps(handler)
+            async def admitted(**arguments: Any) -> Response:
+                await current_app.admit(route)  # type: ignore[attr-defined]
+                return await handler(**arguments)
+
+            self.blueprint.add_url_rule(path, endpoint=handler.__name__, view_func=admitted, methods=[method])
+            return handler
+
+        return install
+
+
+def render(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer from a msgspec type."""
+    response = Response(msgspec.json.encode(value), status=status, content_type="application/json")
+    for name, text in (headers or {}).items():
+        response.headers[name] = text
+    return response
+
+
+def empty(status: int = 204) -> Response:
+    """An answer without a body."""
+    response = Response(b"", status=status)
+    response.headers.pop("Content-Type", None)
+    return response
+
+
+def parse_query(kind: type[T], arguments: Mapping[str, str]) -> T:
+    """The query's arguments as `kind` (a problems.Body). Raises Problem 422 unknown_field, invalid_field."""
+    try:
+        value = msgspec.convert(dict(arguments), kind, strict=False)
+    except msgspec.ValidationError as error:
+        words = str(error)
+        raise Problem("unknown_field" if "unknown field" in words else "invalid_field", words) from None
+    for name, text in arguments.items():
+        if "\0" in text:
+            raise Problem("invalid_field", f"{name} contains a NUL character; leave it out")
+    return value
+
+
+def document(routes: Iterable[Route], *, version: str, title: str = "Heliograph") -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the routes."""
+    routes = list(routes)
+    types = [
+        kind
+        for route in routes
+        for kind in (route.body, route.query, *route.answers.values())
+        if kind is not None
+    ]
+    schemas, components = msgspec.json.schema_components(types, ref_template=REFERENCES)
+    by_type = {id(kind): schema for kind, schema in zip(types, schemas, strict=True)}
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(route.template, {})[route.method.lower()] = _operation(route, by_type, components)
+    components["Problem"] = _problem_schema()
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": version},
+        "paths": dict(sorted(paths.items())),
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
+        "x-problems": [
+            {"code": code, "status": kind.status, "title": kind.title} for code, kind in CODES.items()
+        ],
+    }
+
+
+def pages(routes: Callable[[], Iterable[Route]], *, version: str) -> Blueprint:
+    """`/openapi.json`, and `/docs` to browse it: our own files, nothing from elsewhere, under a strict
+    policy."""
+    blueprint = Blueprint("docs", __name__)
+    made: list[bytes] = []
+    files = {name: (STATIC / name).read_bytes() for name in PAGES}
+
+    @blueprint.get("/openapi.json")
+    async def openapi() -> Response:
+        if not made:
+            made.append(msgspec.json.encode(document(routes(), version=version)))
+        return Response(made[0], content_type="application/json")
+
+    def page(name: str) -> Response:
+        response = Response(files[name], content_type=PAGES[name])
+        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+    @blueprint.get("/docs")
+    async def docs() -> Response:
+        return page("docs.html")
+
+    @blueprint.get("/docs/<name>")
+    async def asset(name: str) -> Response:
+        if name not in files:
+            raise Problem("not_found")
+        return page(name)
+
+    return blueprint
+
+
+def _operation(route: Route, by_type: Mapping[int, Any], components: Mapping[str, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": route.name,
+        "summary": route.summary,
+        "tags": [route.tag],
+        "parameters": _parameters(route, by_type, components),
+        "responses": _responses(route, by_type),
+    }
+    if route.signed_in:
+        operation["security"] = [{"bearer": []}]
+    if route.body is not None:
+        content = {"application/json": {"schema": by_type[id(route.body)]}}
+        operation["requestBody"] = {"required": True, "content": content}
+    elif route.upload is not None:
+        content = {route.upload: {"schema": {"type": "string", "format": "binary"}}}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
+
+
+def _parameters(
+    route: Route, by_type: Mapping[int, Any], components: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    parameters: list[dict[str, Any]] = []
+    for converter, name in re.findall(r"<(?:([^:<>]+):)?([^<>]+)>", route.path):
+        schema = {"type": "string", "pattern": ID_PATTERN} if converter == "id" else {"type": "string"}
+        parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
+    if route.query is not None:
+        described = components[by_type[id(route.query)]["$ref"].rpartition("/")[2]]
+        required = described.get("required", [])
+        for name, schema in described["properties"].items():
+            parameters.append({"name": name, "in": "query", "required": name in required, "schema": schema})
+    if route.idempotent_by_key:
+        parameters.append({"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"}})
+    return parameters
+
+
+def _responses(route: Route, by_type: Mapping[int, Any]) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for status, kind in route.answers.items():
+        responses[str(status)] = {"description": "Done"}
+        if kind is not None:
+            responses[str(status)]["content"] = {"application/json": {"schema": by_type[id(kind)]}}
+    codes = {*route.problems, *PROBLEMS_OF_ALL}
+    if route.signed_in:
+        codes.add("unauthenticated")
+    if route.limit:
+        codes.add("rate_limited")
+    if route.body is not None:
+        codes |= {
+            "malformed_json",
+            "unknown_field",
+            "invalid_field",
+            "too_large",
+            "too_slow",
+            "unsupported_media",
+        }
+    elif route.query is not None:
+        codes |= {"unknown_field", "invalid_field"}
+    for code in sorted(codes, key=lambda code: (CODES[code].status, code)):
+        answer = responses.setdefault(
+            str(CODES[code].status),
+            {
+                "description": "",
+                "content": {MEDIA_TYPE: {"schema": {"$ref": REFERENCES.format(name="Problem")}}},
+            },
+        )
+        answer["description"] = ", ".join(filter(None, [answer["description"], f"`{code}`"]))
+    return responses
+
+
+def _problem_schema() -> dict[str, Any]:
+    text = {"type": "string"}
+    return {
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "code"],
+        "properties": {
+            "type": text,
+            "title": text,
+            "status": {"type": "integer"},
+            "detail": text,
+            "code": {"type": "string", "enum": list(CODES)},
+        },
+    }
