@@ -1,0 +1,235 @@
+"""The composition root: opens a data directory, puts the parts together, runs them, and ends them in order.
+
+From the outside in: the data directory's lock, the replicas (journal and shards), the node's own tasks, the
+listeners. They end from the inside out: the listeners drain first, then the tasks give back what they hold,
+then the shards commit, then the lock goes.
+"""
+
+import secrets
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from cluster.keys import META_PARTITION
+from cluster.meta import Boot, MetaMachine, PublishKeys
+from cluster.meta import encode as encode_meta
+from cluster.partition import StateMachine
+from cluster.replicas import Replicas
+from cluster.router import Router
+from cluster.writers import WriterSettings
+from node.feeds.reader import FeedReader
+from node.http.admin import make_admin
+from node.http.api import make_api
+from node.http.cursors import Cursors
+from node.http.limits import Limits, Proxies
+from node.http.metrics import Metrics
+from node.http.server import Address, Server
+from node.http.tokens import Keyring, Signer, derive, load_secret, write_secret
+from node.logs import get_logger
+from node.media.collection import Collector
+from node.media.intake import Intake
+from node.media.pool import PoolSettings, open_pool
+from node.media.workshop import Workshop
+from node.parts import Parts, now_s
+from node.passwords import Passwords
+from node.room import RoomWatch
+from node.service import Service
+from node.settings import Settings
+from node.social.application import social_machine
+from storage.blobs import Blobs
+from storage.directory import DataDirectory
+from storage.journal import Journal
+from storage.shard import Shard
+
+log = get_logger("node")
+
+SWITCH_INTERVAL_S: Final = 0.001  # Python's 5 ms would be added to the event loop by every busy writer thread
+CLUSTER_SECRET: Final = "cluster.secret"
+ADMIN_TOKEN: Final = "admin.token"
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """Where a started node listens."""
+
+    http: Address
+    admin: Address
+
+
+async def run_node(
+    data: Path,
+    settings: Settings,
+    stop: trio.Event,
+    *,
+    task_status: trio.TaskStatus[Addresses] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a node on `data` until `stop`. Reports its addresses when it serves.
+
+    Raises storage.directory.DirectoryInUse and its siblings, storage.journal.JournalDamaged, OSError where it
+    cannot listen, and whatever stops a shard.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with DataDirectory.open(data, now=now_s(), shard_count=settings.storage.shards) as directory:
+        async with open_parts(directory, settings) as parts:
+            public = Server(make_api(parts), settings.http)
+            admin_settings = msgspec.structs.replace(settings.http, tls_cert="", tls_key="", ready_delay_s=0.0)
+            admin = Server(make_admin(parts, public), admin_settings)
+            async with trio.open_nursery() as listeners:
+                admin_stop = trio.Event()
+                admin_at = await listeners.start(
+                    lambda task_status: admin.run(
+                        host=settings.admin.host,
+                        port=settings.admin.port,
+                        shutdown=admin_stop,
+                        task_status=task_status,
+                    )
+                )
+                http_at = await listeners.start(
+                    lambda task_status: public.run(
+                        host=settings.http.host, port=settings.http.port, shutdown=stop, task_status=task_status
+                    )
+                )
+                log.info("serving", http=http_at.url, admin=admin_at.url, node=directory.identity.node_id)
+                write_addresses(directory, Addresses(http_at, admin_at))
+                task_status.started(Addresses(http_at, admin_at))
+                await stop.wait()
+                log.info("stopping")
+                admin_stop.set()
+        log.info("stopped")
+
+
+@asynccontextmanager
+async def open_parts(directory: DataDirectory, settings: Settings) -> AsyncIterator[Parts]:
+    """A running node without listeners: for `run_node`, for tests and for what works in process."""
+    replicas = await trio.to_thread.run_sync(_open_replicas, directory, settings)
+    async with trio.open_nursery() as outer:
+        await outer.start(replicas.run)
+        blobs = Blobs(directory.blobs, directory.staging, directory.quarantine)
+        await trio.to_thread.run_sync(blobs.count)
+        room = RoomWatch(directory, settings.storage, lambda: _used_bytes(replicas, blobs))
+        await trio.to_thread.run_sync(room.look)
+        router = Router(replicas, room.full)
+        async with open_pool(_pool_settings(settings)) as pool, trio.open_nursery() as tasks:
+            parts = _make_parts(directory, settings, replicas, Service(router), blobs, pool, room)
+            await _join_meta(parts)
+            homes = range(parts.partitions)
+            tasks.start_soon(room.run)
+            tasks.start_soon(parts.workshop.run, homes)
+            tasks.start_soon(parts.collector.run, homes)
+            yield parts
+            tasks.cancel_scope.cancel()
+        outer.cancel_scope.cancel()
+
+
+def _open_replicas(directory: DataDirectory, settings: Settings) -> Replicas:
+    machine = social_machine()
+    machines: dict[int, StateMachine] = dict.fromkeys(range(directory.identity.partition_count), machine)
+    machines[META_PARTITION] = MetaMachine()
+    shards = [
+        Shard(directory.shards / f"{number:02}", map_bytes=settings.storage.map_bytes)
+        for number in range(directory.identity.shard_count)
+    ]
+    writer = WriterSettings(settings.storage.commit_delay_ms / 1000, settings.storage.commit_rows)
+    replicas = Replicas(Journal.open(directory.journal), shards, machines, writer)
+    entries = replicas.recover()
+    log.info("recovered", entries=entries, boot=directory.boots)
+    return replicas
+
+
+def _make_parts(
+    directory: DataDirectory,
+    settings: Settings,
+    replicas: Replicas,
+    service: Service,
+    blobs: Blobs,
+    pool: object,
+    room: RoomWatch,
+) -> Parts:
+    secret = load_secret(directory.keys / CLUSTER_SECRET)
+    identity = directory.identity
+    intake = Intake(service, blobs)
+    signer = Signer(derive(secret, "urls"))
+    feeds = FeedReader(settings.feed, signer)
+    replicas.on_changes(feeds.changed)
+    worker = f"{identity.node_id}/{directory.boots}"
+    return Parts(
+        settings=settings,
+        directory=directory,
+        replicas=replicas,
+        service=service,
+        blobs=blobs,
+        intake=intake,
+        pool=pool,
+        workshop=Workshop(service, intake, blobs, pool, directory.work, worker, settings.media.workers or 2),
+        collector=Collector(service, blobs),
+        room=room,
+        feeds=feeds,
+        passwords=Passwords(settings.accounts),
+        keyring=Keyring(
+            directory.keys,
+            node_id=identity.node_id,
+            token_s=settings.accounts.access_token_s,
+            cache_entries=settings.accounts.token_cache_entries,
+            now=now_s(),
+        ),
+        signer=signer,
+        cursors=Cursors(derive(secret, "cursors")),
+        limits=Limits(settings.limits),
+        proxies=Proxies(settings.http.trusted_proxies),
+        metrics=Metrics(),
+        name_key=derive(secret, "names"),
+        partitions=identity.partition_count,
+        admin_token=_admin_token(directory),
+    )
+
+
+async def _join_meta(parts: Parts) -> None:
+    """Register this start with the meta group: a restored copy is refused here (law 5)."""
+    directory = parts.directory
+    router = parts.service.router
+    boot = Boot(directory.node_id, directory.boots)
+    await router.execute(META_PARTITION, encode_meta(boot), grows=False)
+    await publish_keys(parts)
+
+
+async def publish_keys(parts: Parts) -> None:
+    """Tell the meta group which public keys this node's tokens are checked with."""
+    keys = PublishKeys(parts.directory.node_id, parts.keyring.public_keys())
+    await parts.service.router.execute(META_PARTITION, encode_meta(keys), grows=False)
+
+
+def _used_bytes(replicas: Replicas, blobs: Blobs) -> int:
+    statistics = replicas.statistics()
+    shards = sum(shard.used_bytes for shard in statistics.shards)
+    return statistics.journal.bytes + shards + blobs.statistics().bytes
+
+
+def _admin_token(directory: DataDirectory) -> str:
+    path = directory.keys / ADMIN_TOKEN
+    if not path.exists():
+        write_secret(path, secrets.token_urlsafe(32).encode())
+    return path.read_text().strip()
+
+
+def _pool_settings(settings: Settings) -> PoolSettings:
+    media = settings.media
+    defaults = PoolSettings()
+    return msgspec.structs.replace(
+        defaults,
+        workers=media.workers or defaults.workers,
+        deadline_s=media.job_wall_s,
+        cpu_s=max(1, int(media.job_cpu_s)),
+        memory_bytes=media.job_memory_bytes,
+    )
+
+
+def write_addresses(directory: DataDirectory, addresses: Addresses) -> None:
+    """Leave word for the CLI where this node listens; it goes with the next start."""
+    path = directory.keys / "addresses.json"
+    write_secret(path, msgspec.json.encode({"http": addresses.http.url, "admin": addresses.admin.url}))
+
+

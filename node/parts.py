@@ -1,0 +1,60 @@
+"""The parts of a running node, as routes and operators are given them. Built in `app.py`, nowhere else."""
+
+import time
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from cluster.replicas import Replicas
+from node.feeds.reader import FeedReader
+from node.http.cursors import Cursors
+from node.http.limits import Limits, Proxies
+from node.http.metrics import Metrics
+from node.http.tokens import Keyring, Signer
+from node.media.collection import Collector
+from node.media.intake import Intake
+from node.media.pool import Pool
+from node.media.workshop import Workshop
+from node.passwords import Passwords
+from node.room import RoomWatch
+from node.service import Service
+from node.settings import Settings
+from storage.blobs import Blobs
+from storage.directory import DataDirectory
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What there is; each route takes what it needs."""
+
+    settings: Settings
+    directory: DataDirectory
+    replicas: Replicas
+    service: Service
+    blobs: Blobs
+    intake: Intake
+    pool: Pool
+    workshop: Workshop
+    collector: Collector
+    room: RoomWatch
+    feeds: FeedReader
+    passwords: Passwords
+    keyring: Keyring
+    signer: Signer  # of upload URLs and of media that not everybody may see
+    cursors: Cursors
+    limits: Limits
+    proxies: Proxies
+    metrics: Metrics
+    name_key: bytes  # of the keyed hash that places names: the cluster's, so all nodes agree
+    partitions: int
+    admin_token: str
+
+    def partition_of_name(self, name: str) -> int:
+        """Where an account of this name lives. Names are one whatever their case."""
+        digest = blake3(name.lower().encode(), key=self.name_key).digest(8)
+        return int.from_bytes(digest, "big") % self.partitions
+
+
+def now_s() -> int:
+    """Seconds since 1970, for tokens, cursors and signatures."""
+    return int(time.time())

@@ -1,0 +1,23 @@
+"""The social state machine, put together: which modules make it up."""
+
+from node.social import (
+    accounts,
+    blobs,
+    blocks,
+    comments,
+    deletion,
+    follows,
+    jobs,
+    likes,
+    media,
+    posts,
+    sessions,
+    uploads,
+)
+from node.social.machine import SocialMachine
+
+MODULES = (accounts, sessions, follows, blocks, deletion, posts, uploads, media, jobs, blobs, likes, comments)
+
+
+def social_machine() -> SocialMachine:
+    return SocialMachine(MODULES)
