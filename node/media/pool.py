@@ -105,17 +105,11 @@ class _Worker:
         self.jobs = 0
         self.idle_since = 0.0
         self.errors = os.memfd_create("media-worker-errors")  # bounded by the worker's own limit on file size
-        self.process = subprocess.Popen(
-            [sys.executable, "-s", "-P", "-m", "node.media.worker", msgspec.json.encode(limits).decode()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            bufsize=0,
-            cwd="/",
-            env=_environment(),
-            close_fds=True,
-            start_new_session=True,  # an interrupt from the terminal is for the node, which then drains
-        )
+        try:
+            self.process = _start(limits, self.errors)
+        except OSError:
+            os.close(self.errors)
+            raise
         if self.process.stdin is None or self.process.stdout is None:
             raise RuntimeError("a worker was started without pipes")
         self.pidfd = os.pidfd_open(self.process.pid)
@@ -338,6 +332,20 @@ async def open_pool(settings: PoolSettings) -> AsyncIterator[Pool]:
         finally:
             await pool._close()
             nursery.cancel_scope.cancel()
+
+
+def _start(limits: Limits, errors: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-s", "-P", "-m", "node.media.worker", msgspec.json.encode(limits).decode()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        bufsize=0,
+        cwd="/",
+        env=_environment(),
+        close_fds=True,
+        start_new_session=True,  # an interrupt from the terminal is for the node, which then drains
+    )
 
 
 def _environment() -> dict[str, str]:

@@ -64,18 +64,21 @@ def make_variants(source: Path, into: Path) -> Processed:
     del data
     passed_over = list(original.passed_over)
     pictures = _scale_all(original, passed_over)
-    flat = {name: _on_white(picture) for name, picture in pictures.items()}
+    # Variants of a small original are one and the same picture: each picture is encoded once.
+    distinct = {id(picture): picture for picture in pictures.values()}
+    flat = {key: _on_white(picture) for key, picture in distinct.items()}
+    encoded = {key: (_webp(picture), _jpeg(flat[key])) for key, picture in distinct.items()}
     variants = tuple(
-        _write(into, name, format, pictures[name] if format == "webp" else flat[name])
-        for name in pictures
-        for format in FORMATS
+        _write(into, name, format, picture.size, data)
+        for name, picture in pictures.items()
+        for format, data in zip(FORMATS, encoded[id(picture)], strict=True)
     )
     lying = original.orientation in LYING
     return Processed(
         width=original.height if lying else original.width,
         height=original.width if lying else original.height,
         type=original.type.mime,
-        placeholder=placeholder(flat[SCALED[0].name]),
+        placeholder=placeholder(flat[id(pictures[SCALED[0].name])]),
         variants=variants,
         passed_over=tuple(passed_over),
     )
@@ -216,15 +219,19 @@ def _on_white(picture: Image.Image) -> Image.Image:
     return page
 
 
-def _write(into: Path, name: str, format: Format, picture: Image.Image) -> VariantFile:
+def _webp(picture: Image.Image) -> bytes:
     buffer = BytesIO()
-    if format == "webp":
-        picture.save(buffer, "WEBP", quality=WEBP_QUALITY, method=WEBP_METHOD)
-    else:
-        picture.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    encoded = buffer.getvalue()
+    picture.save(buffer, "WEBP", quality=WEBP_QUALITY, method=WEBP_METHOD)
+    return buffer.getvalue()
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return buffer.getvalue()
+
+
+def _write(into: Path, name: str, format: Format, size: tuple[int, int], data: bytes) -> VariantFile:
     path = variant_path(into, name, format)
-    path.write_bytes(encoded)
-    return VariantFile(
-        name, format, picture.width, picture.height, path, len(encoded), blake3(encoded).digest()
-    )
+    path.write_bytes(data)
+    return VariantFile(name, format, *size, path, len(data), blake3(data).digest())

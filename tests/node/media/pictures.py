@@ -55,8 +55,8 @@ def photo(width, height, seed=1):
     chance = random.Random(seed)
     soft = Image.frombytes("RGB", (40, 30), chance.randbytes(3_600)).resize((width, height), 3)
     detail = Image.frombytes("RGB", (400, 300), chance.randbytes(360_000)).resize((width, height), 3)
-    noise = Image.effect_noise((width, height), 12).convert("RGB")
-    return Image.blend(Image.blend(soft, detail, 0.25), noise, 0.12)
+    noise = Image.frombytes("L", (width, height), chance.randbytes(width * height)).convert("RGB")
+    return Image.blend(Image.blend(soft, detail, 0.25), noise, 0.05)
 
 
 def encode(picture, name, **options):

@@ -1,5 +1,6 @@
 """Variants by their pixels: size, crop, orientation, colour, transparency; and nothing else is in them."""
 
+import random
 import struct
 import zlib
 from io import BytesIO
@@ -104,6 +105,28 @@ def test_odd_sizes_are_taken(make, size):
         assert made.size == scaled_size(*size, recipe)
         assert near(colour_at(made, 0.5, 0.5), GREEN)
     assert (processed.width, processed.height) == size
+
+
+def test_a_small_original_has_its_own_size_in_every_variant(make):
+    processed, _ = make(encode(photo(90, 60), "png"))
+    assert {(v.width, v.height) for v in processed.variants if v.name != "thumbnail"} == {(90, 60)}
+    assert len({v.digest for v in processed.variants}) == 4  # thumbnail and the rest, in two formats
+
+
+def test_pure_noise_at_full_size_is_encoded(make):
+    noise = Image.frombytes("RGB", (1080, 1080), random.Random(5).randbytes(1080 * 1080 * 3))
+    processed, _ = make(encode(noise, "png"))
+    assert max(v.size for v in processed.variants) > 500_000
+
+
+def test_of_a_multi_picture_jpeg_the_first_is_taken(make):
+    file = BytesIO()
+    corners(1600, 1200).save(
+        file, "MPO", save_all=True, append_images=[Image.new("RGB", (1600, 1200), GREEN)]
+    )
+    processed, picture = make(file.getvalue())
+    assert processed.type == "image/jpeg"
+    assert all(near(colour_at(picture("large"), x, y), colour) for x, y, colour in CORNERS)
 
 
 def test_the_thumbnail_is_the_centre(make):
