@@ -11,7 +11,7 @@ import msgspec
 FEATURE_LEVEL: Final = 1  # stamped in commands; new behaviour waits until all members speak it
 COMMAND_BYTES_MAX: Final = 1 << 20
 MESSAGE_BYTES_MAX: Final = 64 << 10
-MESSAGES_PER_DELIVER_MAX: Final = 128  # times the rows a message may write, below ROWS_PER_APPLY_MAX
+MESSAGES_PER_DELIVER_MAX: Final = 128  # of a few rows each; one that writes many ends its batch early
 
 
 class _Command(msgspec.Struct, array_like=True, frozen=True, tag=True):
@@ -34,9 +34,8 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True):
     """One message as it travels: taken only if `previous` is the last sequence taken from `source`."""
 
     source: int
-    incarnation: int
-    previous: int
-    sequence: int
+    previous: int  # the sequence sent to this destination before it; 0 before the first
+    sequence: int  # counts over all destinations of the source; see `mailbox.INCARNATION_SHIFT`
     body: bytes
 
 

@@ -97,7 +97,6 @@ class Sent(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Taken(msgspec.Struct, array_like=True, frozen=True):
-    incarnation: int
     sequence: int
 
 

@@ -19,6 +19,7 @@ from storage.keys import partition_range
 from storage.rows import Overlay, Reader, Writer
 
 ROWS_PER_APPLY_MAX: Final = 2000  # one apply delays all others of its shard: ~10 ms at this size
+DELIVER_ROWS_MAX: Final = 1000  # a delivery takes no further message beyond; it leaves one as much again
 OUTBOX_ROWS_MAX: Final = 100_000  # per partition; then commands that would send are refused
 
 
@@ -35,8 +36,8 @@ class Applied(msgspec.Struct):
 
 
 class StateMachine(Protocol):
-    """The application, as a partition sees it. All three raise `Refused` to roll back; anything else that
-    they raise is a bug and stops the shard."""
+    """The application, as a partition sees it. All three raise `Refused` to roll back (a message or piece of
+    work that does becomes a dead letter); anything else that they raise is a bug and stops the shard."""
 
     def execute(self, apply: "Apply", body: bytes) -> bytes: ...
 
@@ -195,6 +196,8 @@ class Partition:
         total = Applied(self.number, index, Accepted(b""), [], [], {})
         changed = 0
         for number, delivery in enumerate(command.messages):
+            if changed + rows.changed > DELIVER_ROWS_MAX:
+                break  # the cursors in the answer say so, and the courier brings the rest again
             if mailbox.take(rows, self.number, delivery, total.taken):
                 changed += rows.changed
                 rows.savepoint()
@@ -203,7 +206,8 @@ class Partition:
                 self._receive(rows, apply, delivery)
                 total.sent.extend(apply.sent)
                 total.changes.extend(apply.changes)
-        if changed + rows.changed > ROWS_PER_APPLY_MAX:
+        changed += rows.changed
+        if changed > ROWS_PER_APPLY_MAX:
             raise AssertionError(f"partition {self.number}: entry {index} changed {changed} rows")
         return total
 
@@ -224,7 +228,15 @@ class Partition:
             return self._applied(index, Accepted(b""))
         key, work = first
         apply = Apply(self.number, self.head, rows, index, command.now, command.level, command.random)
-        rest = self._machine.proceed(apply, work)
+        before = msgspec.structs.astuple(self.head)
+        try:
+            rest = self._machine.proceed(apply, work)
+        except Refused as refusal:
+            # Left in its place it would be tried for ever, and hold up all work behind it.
+            self._roll_back(rows, before)
+            apply = Apply(self.number, self.head, rows, index, command.now, command.level, command.random)
+            mailbox.bury_work(rows, self.head, self.number, command.now, work, refusal)
+            rest = None
         if rest is None:
             WORK.delete(rows, key)
             self.head.work_rows -= 1
@@ -240,7 +252,10 @@ class Partition:
         apply = Apply(self.number, self.head, rows, index, command.now, command.level, command.random)
         before = msgspec.structs.astuple(self.head)
         try:
-            self._machine.receive(apply, letter.source, letter.body)
+            if letter.sequence == mailbox.WORK_SEQUENCE:
+                apply.later(letter.body)
+            else:
+                self._machine.receive(apply, letter.source, letter.body)
         except Refused as refusal:
             self._roll_back(rows, before)
             return self._applied(index, Declined(refusal.code, refusal.detail))

@@ -189,7 +189,7 @@ class Replicas:
             for writer in self._writers:
                 for partition in writer.partitions.values():
                     if partition.head.outbox_rows:
-                        self.courier.sent(mailbox.waiting(rows, partition.head, partition.number))
+                        self.courier.sent(mailbox.waiting(rows, partition.number))
                     if partition.head.work_rows:
                         self._working.add(partition.number)
         return count

@@ -4,6 +4,7 @@ The application publishes bytes while it applies a command; each gets the next o
 stream keeps one offset; what is older than the stream keeps is fetched anew from the rows themselves.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -28,19 +29,22 @@ def append(rows: Writer, head: Head, partition: int, now: int, body: bytes) -> P
 
 
 def follow(rows: Reader, partition: int, offset: int) -> Iterator[Published]:
-    """The changes from `offset` on, in order."""
-    for key, change in STREAMS.scan(rows, partition, beyond=StreamKey(partition, offset - 1)):
+    """The changes from `offset` on, in order; offsets begin at 1."""
+    for key, change in STREAMS.scan(rows, partition, beyond=StreamKey(partition, max(offset, 1) - 1)):
         yield Published(partition, key.offset, change.body)
 
 
 def forgettable(rows: Reader, head: Head, partition: int, now: int) -> int:
-    """The offset below which all is older than the stream keeps, bounded per command."""
-    below = head.stream_first
-    for key, change in STREAMS.scan(rows, partition):
-        if change.at_ms > now - KEEP_MS or key.offset >= head.stream_first + FORGET_PER_COMMAND_MAX:
-            break
-        below = key.offset + 1
-    return below
+    """The offset below which all is older than the stream keeps, bounded per command. A few reads only:
+    every partition is asked."""
+
+    def is_kept(offset: int) -> bool:
+        change = STREAMS.get(rows, StreamKey(partition, offset))
+        return change is None or change.at_ms > now - KEEP_MS
+
+    first = head.stream_first
+    last = min(head.stream_next, first + FORGET_PER_COMMAND_MAX)
+    return first + bisect_left(range(first, last), True, key=is_kept)
 
 
 def forget(rows: Writer, head: Head, partition: int, below: int) -> None:

@@ -165,6 +165,8 @@ class _Codec:
         """The bytes that all keys with these leading fields share; the kind alone needs the home first."""
         home = leading[0] if self._explicit else partition_of(leading[0])
         given = leading[1:] if self._explicit else leading
+        if len(given) > len(self._fixed):
+            raise TypeError(f"{self._cls.__name__}: a prefix has at most {len(self._fixed)} fixed fields")
         values = [
             ID_MAX - value if field.kind == "descending" else value
             for value, field in zip(given, self._fixed, strict=False)
@@ -191,5 +193,8 @@ class _Codec:
             if field.kind == "descending":
                 values[i] = ID_MAX - values[i]
         if self._tail:
-            values.append(data[size:].decode() if self._tail == "text" else data[size:])
+            try:
+                values.append(data[size:].decode() if self._tail == "text" else data[size:])
+            except UnicodeDecodeError as wrong:
+                raise KeyDamaged(f"the text of a {self._cls.__name__} is not UTF-8: {wrong}") from wrong
         return [raw[0], *values] if self._explicit else values

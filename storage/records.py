@@ -61,13 +61,16 @@ class Codec(Generic[T]):
         version = data[4]
         if version > self.version:
             raise RecordTooNew(f"{self._name(key)}: version {version} > {self.version}")
-        value: Any = msgspec.msgpack.decode(data[_HEADER_BYTES:])
-        while version < self.version:
-            if version not in self._upgrades:
-                raise RecordDamaged(f"{self._name(key)}: no way from version {version}")
-            value = self._upgrades[version](value)
-            version += 1
-        return msgspec.convert(value, self._type)
+        try:
+            value: Any = msgspec.msgpack.decode(data[_HEADER_BYTES:])
+            while version < self.version:
+                if version not in self._upgrades:
+                    raise RecordDamaged(f"{self._name(key)}: no way from version {version}")
+                value = self._upgrades[version](value)
+                version += 1
+            return msgspec.convert(value, self._type)
+        except msgspec.DecodeError as wrong:  # of which a ValidationError is one
+            raise RecordDamaged(f"{self._name(key)}: {wrong}") from wrong
 
     def _name(self, key: bytes) -> str:
         return f"{self._type.__name__} at key {key.hex()}"
