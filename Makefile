@@ -30,7 +30,9 @@ test: lint  ## lint, types and every test
 	$(BIN)/python -m pytest
 
 bench: $(STAMP)  ## the speed table, against Redis, PostgreSQL and nginx where they are installed
-	$(BIN)/python -m bench
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[bench]' \
+		|| echo 'without psycopg: what is compared with PostgreSQL is left out'
+	$(BIN)/python -m bench $(BENCH)
 
 fuzz: $(STAMP)  ## images and the HTTP surface
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[fuzz]'

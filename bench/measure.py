@@ -1,0 +1,104 @@
+"""Measuring: medians of rounds, percentiles, and what the kernel counts for a process."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+ROUNDS: Final = 5
+ROUND_S: Final = 0.6
+
+
+def seconds_per_call(work: Callable[[], object], *, rounds: int = ROUNDS, round_s: float = ROUND_S) -> float:
+    """The median over rounds of the time one call takes; each round lasts about `round_s`."""
+    work()
+    began = time.perf_counter()
+    work()
+    calls = max(1, int(round_s / max(1e-7, time.perf_counter() - began)))
+    found = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        for _ in range(calls):
+            work()
+        found.append((time.perf_counter() - began) / calls)
+    return statistics.median(found)
+
+
+def alternating(works: Sequence[Callable[[], float]], *, rounds: int = ROUNDS) -> list[float]:
+    """Each of `works` returns a rate or a time; they take turns, so a slow minute hits all of them alike.
+
+    Returns the median of each.
+    """
+    found: list[list[float]] = [[] for _ in works]
+    for _ in range(rounds):
+        for values, work in zip(found, works, strict=True):
+            values.append(work())
+    return [statistics.median(values) for values in found]
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The nearest-rank percentile; 0 of nothing."""
+    if not values:
+        return 0.0
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+# --- what the kernel counts ----------------------------------------------------------------------------
+class Written(msgspec.Struct, frozen=True):
+    """What a process wrote so far: handed to write calls, and pages it dirtied."""
+
+    calls_bytes: int
+    pages_bytes: int
+
+    def since(self, before: "Written") -> int:
+        """The larger of both counts: what went towards the disk."""
+        return max(self.calls_bytes - before.calls_bytes, self.pages_bytes - before.pages_bytes)
+
+
+def written(pid: int | str = "self") -> Written:
+    lines = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+    return Written(int(lines["wchar"]), int(lines["write_bytes"]))
+
+
+def resident_bytes(pid: int, apart: Path) -> int:
+    """Resident memory of a process, without pages mapped from files under `apart` (an LMDB map is page
+    cache, which the kernel takes back when it likes); program text counts."""
+    total = 0
+    counts = True
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first = line.split(maxsplit=1)[0]
+        if "-" in first and not first.endswith(":"):
+            counts = str(apart) not in line
+        elif counts and first == "Rss:":
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory the process ever had resident, mapped files included."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"process {pid} has no VmHWM")
+
+
+def forget_cached(folder: Path) -> None:
+    """Ask the kernel to drop the page cache of all files below, so that the next read comes from disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Disk blocks in use below a folder (LMDB's files are sparse)."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
