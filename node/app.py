@@ -33,7 +33,7 @@ from node.http.tokens import Keyring, Signer, derive, load_secret, write_secret
 from node.logs import get_logger
 from node.media.collection import Collector
 from node.media.intake import Intake
-from node.media.pool import PoolSettings, open_pool
+from node.media.pool import Pool, PoolSettings, open_pool
 from node.media.workshop import Workshop
 from node.parts import Parts, now_s
 from node.passwords import Passwords
@@ -76,7 +76,9 @@ async def run_node(
     with DataDirectory.open(data, now=now_s(), shard_count=settings.storage.shards) as directory:
         async with open_parts(directory, settings) as parts:
             public = Server(make_api(parts), settings.http)
-            admin_settings = msgspec.structs.replace(settings.http, tls_cert="", tls_key="", ready_delay_s=0.0)
+            admin_settings = msgspec.structs.replace(
+                settings.http, tls_cert="", tls_key="", ready_delay_s=0.0
+            )
             admin = Server(make_admin(parts, public), admin_settings)
             async with trio.open_nursery() as listeners:
                 admin_stop = trio.Event()
@@ -90,7 +92,10 @@ async def run_node(
                 )
                 http_at = await listeners.start(
                     lambda task_status: public.run(
-                        host=settings.http.host, port=settings.http.port, shutdown=stop, task_status=task_status
+                        host=settings.http.host,
+                        port=settings.http.port,
+                        shutdown=stop,
+                        task_status=task_status,
                     )
                 )
                 log.info("serving", http=http_at.url, admin=admin_at.url, node=directory.identity.node_id)
@@ -146,7 +151,7 @@ def _make_parts(
     replicas: Replicas,
     service: Service,
     blobs: Blobs,
-    pool: object,
+    pool: Pool,
     room: RoomWatch,
 ) -> Parts:
     secret = load_secret(directory.keys / CLUSTER_SECRET)
@@ -182,6 +187,7 @@ def _make_parts(
         proxies=Proxies(settings.http.trusted_proxies),
         metrics=Metrics(),
         name_key=derive(secret, "names"),
+        retry_key=derive(secret, "retries"),
         partitions=identity.partition_count,
         admin_token=_admin_token(directory),
     )
@@ -231,5 +237,3 @@ def write_addresses(directory: DataDirectory, addresses: Addresses) -> None:
     """Leave word for the CLI where this node listens; it goes with the next start."""
     path = directory.keys / "addresses.json"
     write_secret(path, msgspec.json.encode({"http": addresses.http.url, "admin": addresses.admin.url}))
-
-

@@ -46,6 +46,7 @@ class Parts:
     proxies: Proxies
     metrics: Metrics
     name_key: bytes  # of the keyed hash that places names: the cluster's, so all nodes agree
+    retry_key: bytes  # of the keyed digests of `Idempotency-Key`: the cluster's, too
     partitions: int
     admin_token: str
 

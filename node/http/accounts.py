@@ -1,0 +1,330 @@
+"""Accounts and sessions over HTTP: sign-up, sign-in, tokens, one's own profile, the directory."""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as NotBase64
+from os import urandom
+from typing import Final
+
+import msgspec
+from blake3 import blake3
+from quart import Response, g, request
+
+from cluster.commands import Refused
+from cluster.replicas import now_ms
+from node.http.admission import Admission, answer_headers, signed, tell, viewer
+from node.http.bodies import read_json
+from node.http.openapi import Routes, empty, render
+from node.http.pages import PageQuery, Users, asked, opened, sealed
+from node.http.problems import Body, Problem
+from node.http.urls import Urls
+from node.parts import Parts, now_s
+from node.passwords import PASSWORD_MAX, PASSWORD_MIN
+from node.social import accounts, deletion, listings, people, sessions, texts
+from node.social.people import UserView
+from node.social.texts import folded
+from storage.ids import IdError, parse_id, partition_of
+
+SECRET_BYTES: Final = 32
+REFRESH_BYTES: Final = 16 + SECRET_BYTES  # user id, session id, secret
+
+
+class NewUser(Body, frozen=True):
+    username: str
+    password: str
+    display_name: str = ""
+
+
+class SignIn(Body, frozen=True):
+    username: str
+    password: str
+
+
+class Refresh(Body, frozen=True):
+    refresh_token: str
+
+
+class Profile(Body, frozen=True):
+    display_name: str | None = None
+    bio: str | None = None
+    avatar_media_id: str | msgspec.UnsetType | None = msgspec.UNSET  # null takes the avatar away
+    private: bool | None = None
+
+
+class NewPassword(Body, frozen=True):
+    current: str
+    new: str
+
+
+class Goodbye(Body, frozen=True):
+    password: str
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    access_token: str
+    refresh_token: str
+    token_type: str
+    expires_in: int  # seconds
+
+
+class SignedIn(msgspec.Struct, frozen=True):
+    user: UserView
+    access_token: str
+    refresh_token: str
+    token_type: str
+    expires_in: int  # seconds
+
+
+class RefreshToken(msgspec.Struct, frozen=True):
+    """What a refresh token says: whose session, and the secret whose hash its row keeps."""
+
+    user: int
+    session: int
+    secret: bytes
+
+    @property
+    def hash(self) -> bytes:
+        return blake3(self.secret).digest()
+
+    def text(self) -> str:
+        return urlsafe_b64encode(
+            self.user.to_bytes(8, "big") + self.session.to_bytes(8, "big") + self.secret
+        ).decode()
+
+    @classmethod
+    def parse(cls, token: str) -> "RefreshToken":
+        """Raises Problem unauthenticated."""
+        try:
+            data = urlsafe_b64decode(token.encode())
+        except (NotBase64, ValueError):
+            data = b""
+        if len(data) != REFRESH_BYTES:
+            raise Problem("unauthenticated", "this is not a refresh token of this network")
+        return cls(int.from_bytes(data[:8], "big"), int.from_bytes(data[8:16], "big"), data[16:])
+
+
+class Sessions:
+    """What sign-up, sign-in and refresh share: passwords checked, sessions opened, tokens issued."""
+
+    def __init__(self, parts: Parts, urls: Urls) -> None:
+        self._parts = parts
+        self._urls = urls
+
+    def expires_ms(self) -> int:
+        return now_ms() + int(self._parts.settings.accounts.refresh_token_s * 1000)
+
+    async def check(self, user: int, password: str) -> int:
+        """The `changed_ms` of the credential that the password fits. Raises Problem wrong_credentials."""
+        with self._parts.service.read() as rows:
+            credential = people.credential(rows, user) if user else None
+        encoded = credential.password_hash if credential else None
+        if not await self._parts.passwords.matches(encoded, password[: PASSWORD_MAX + 1]) or not credential:
+            raise Problem("wrong_credentials")
+        return credential.changed_ms
+
+    async def open(self, user: int, password: str) -> RefreshToken:
+        changed_ms = await self.check(user, password)
+        secret = urandom(SECRET_BYTES)
+        command = sessions.OpenSession(user, changed_ms, blake3(secret).digest(), self.expires_ms())
+        done = await self._parts.service.do(partition_of(user), command, sessions.Opened)
+        tell(done)
+        return RefreshToken(user, done.result.session, secret)
+
+    async def refresh(self, token: RefreshToken) -> RefreshToken:
+        secret = urandom(SECRET_BYTES)
+        command = sessions.RefreshSession(
+            token.user, token.session, token.hash, blake3(secret).digest(), self.expires_ms()
+        )
+        done = await self._parts.service.do(
+            partition_of(token.user), command, sessions.Refreshed, grows=False
+        )
+        tell(done)
+        if done.result.revoked:
+            raise Problem("unauthenticated", "this refresh token was used before: sign in again")
+        return RefreshToken(token.user, token.session, secret)
+
+    def tokens(self, token: RefreshToken) -> Tokens:
+        access = self._parts.keyring.issue(token.user, token.session, now_s())
+        expires_in = int(self._parts.settings.accounts.access_token_s)
+        return Tokens(access, token.text(), "Bearer", expires_in)
+
+    async def signed_in(self, token: RefreshToken) -> SignedIn:
+        await self._parts.service.caught_up("", (partition_of(token.user),))
+        with self._parts.service.read() as rows:
+            user = people.user_view(rows, token.user, token.user, self._urls.avatar)
+        tokens = self.tokens(token)
+        return SignedIn(user, tokens.access_token, tokens.refresh_token, tokens.token_type, tokens.expires_in)
+
+
+def make_routes(parts: Parts, admission: Admission, urls: Urls) -> Routes:
+    routes = Routes("accounts")
+    service = parts.service
+    session_of = Sessions(parts, urls)
+
+    @routes.add(
+        "POST", "/v1/users", "Sign up", body=NewUser, answers={201: SignedIn}, signed_in=False,
+        limit="sign_up", problems=("username_taken", "invalid_field", "rate_limited"), idempotent_by_key=True,
+    )  # fmt: skip
+    async def sign_up() -> Response:
+        wanted = await read_json(request, NewUser)
+        check_password(wanted.password)
+        check_texts(wanted)
+        verdict = parts.limits.take("sign_up", [g.address], now_s())
+        answer_headers().update(verdict.headers())
+        home = parts.partition_of_name(wanted.username)
+        password_hash = await parts.passwords.hash(wanted.password)
+        async with admission.once("sign_up", folded(wanted.username), msgspec.json.encode(wanted)) as retry:
+            # A retried sign-up must give tokens that work: the secret is drawn from the key, not at random.
+            secret = retry.step("secret") + retry.step("secret 2") if retry else urandom(SECRET_BYTES)
+            command = accounts.SignUp(
+                wanted.username, wanted.display_name, password_hash, blake3(secret).digest(),
+                session_of.expires_ms(),
+            )  # fmt: skip
+            done = await service.do(home, command, accounts.SignedUp, scope=home << 10, retry=retry)
+            tell(done)
+        token = RefreshToken(done.result.user, done.result.session, secret)
+        return render(await session_of.signed_in(token), 201)
+
+    @routes.add(
+        "POST", "/v1/sessions", "Sign in", body=SignIn, answers={201: SignedIn}, signed_in=False,
+        limit="sign_in", problems=("wrong_credentials", "suspended", "rate_limited"),
+    )  # fmt: skip
+    async def sign_in() -> Response:
+        wanted = await read_json(request, SignIn)
+        name = folded(wanted.username)[:64]
+        keys = [f"name:{name}", f"{g.address}:sign_in"]
+        answer_headers().update(parts.limits.take("sign_in", keys, now_s()).headers())
+        with service.read() as rows:
+            user = people.user_named(rows, parts.partition_of_name(name), name) if name else None
+        token = await session_of.open(user or 0, wanted.password)
+        return render(await session_of.signed_in(token), 201)
+
+    @routes.add(
+        "POST", "/v1/sessions/refresh", "A new pair of tokens for the old", body=Refresh,
+        answers={200: Tokens}, signed_in=False, problems=("unauthenticated",),
+    )  # fmt: skip
+    async def refresh_session() -> Response:
+        wanted = await read_json(request, Refresh)
+        token = await session_of.refresh(RefreshToken.parse(wanted.refresh_token))
+        return render(session_of.tokens(token))
+
+    @routes.add("DELETE", "/v1/sessions", "Sign out: this session ends", answers={204: None})
+    async def end_session() -> Response:
+        who = signed()
+        command = sessions.EndSession(who.user, who.session)
+        tell(await service.do(partition_of(who.user), command, grows=False))
+        return empty()
+
+    @routes.add("GET", "/v1/users/me", "One's own account", answers={200: UserView})
+    async def me() -> Response:
+        return render(await own())
+
+    @routes.add(
+        "PATCH", "/v1/users/me", "Change one's profile", body=Profile, answers={200: UserView},
+        problems=("invalid_field", "conflict"), idempotent_by_key=True,
+    )  # fmt: skip
+    async def change_profile() -> Response:
+        wanted = await read_json(request, Profile)
+        who = signed()
+        command = accounts.UpdateProfile(
+            who.user, wanted.display_name, wanted.bio, avatar_of(wanted), wanted.private
+        )
+        home = partition_of(who.user)
+        async with admission.once("change_profile", str(who.user), msgspec.json.encode(wanted)) as retry:
+            tell(await service.do(home, command, scope=who.user, retry=retry))
+        await service.caught_up("", (home,))
+        return render(await own())
+
+    @routes.add(
+        "POST", "/v1/users/me/password", "Change the password; other sessions end", body=NewPassword,
+        answers={204: None}, limit="sign_in", problems=("wrong_credentials", "invalid_field"),
+    )  # fmt: skip
+    async def change_password() -> Response:
+        wanted = await read_json(request, NewPassword)
+        check_password(wanted.new)
+        who = signed()
+        changed_ms = await checked_again(who.user, wanted.current)
+        password_hash = await parts.passwords.hash(wanted.new)
+        command = sessions.ChangePassword(who.user, who.session, changed_ms, password_hash)
+        tell(await service.do(partition_of(who.user), command))
+        return empty()
+
+    @routes.add(
+        "POST", "/v1/users/me/delete", "Delete the account and all that it made", body=Goodbye,
+        answers={202: None}, limit="sign_in", problems=("wrong_credentials",),
+    )  # fmt: skip
+    async def delete_account() -> Response:
+        wanted = await read_json(request, Goodbye)
+        who = signed()
+        await checked_again(who.user, wanted.password)
+        tell(await service.do(partition_of(who.user), deletion.DeleteAccount(who.user), grows=False))
+        return empty(202)
+
+    @routes.add(
+        "GET", "/v1/users/<id:user_id>", "A user", answers={200: UserView}, signed_in=False,
+        problems=("not_found",),
+    )  # fmt: skip
+    async def user(user_id: int) -> Response:
+        with service.read() as rows:
+            return render(people.user_view(rows, user_id, viewer(), urls.avatar))
+
+    @routes.add(
+        "GET", "/v1/users/by-name/<username>", "A user, by name", answers={200: UserView}, signed_in=False,
+        problems=("not_found",),
+    )  # fmt: skip
+    async def user_by_name(username: str) -> Response:
+        with service.read() as rows:
+            found = people.user_named(rows, parts.partition_of_name(username), username)
+            if found is None:
+                raise Refused("not_found", f"there is no user named {username[:40]}")
+            return render(people.user_view(rows, found, viewer(), urls.avatar))
+
+    @routes.add(
+        "GET", "/v1/users", "The directory: public accounts, newest first", query=PageQuery,
+        answers={200: Users}, signed_in=False, problems=("invalid_cursor",),
+    )  # fmt: skip
+    async def directory() -> Response:
+        query = asked()
+        after = opened(parts, query, "directory", int)
+        with service.read() as rows:
+            page = listings.directory(rows, parts.partitions, viewer(), after, query.limit or 30, urls.avatar)
+        return render(Users(page.users, sealed(parts, page.after, "directory")))
+
+    async def own() -> UserView:
+        user_id = signed().user
+        with service.read() as rows:
+            return people.user_view(rows, user_id, user_id, urls.avatar)
+
+    async def checked_again(user_id: int, password: str) -> int:
+        keys = [f"user:{user_id}:password", f"{g.address}:sign_in"]
+        answer_headers().update(parts.limits.take("sign_in", keys, now_s()).headers())
+        return await session_of.check(user_id, password)
+
+    return routes
+
+
+def check_password(password: str) -> None:
+    if not PASSWORD_MIN <= len(password) <= PASSWORD_MAX:
+        raise Problem("invalid_password", f"a password has {PASSWORD_MIN} to {PASSWORD_MAX} characters")
+
+
+def check_texts(wanted: NewUser) -> None:
+    """Refuse what the state machine would before the password is hashed, which is dear."""
+    try:
+        texts.check_username(wanted.username)
+        texts.check_display_name(wanted.display_name)
+    except Refused as refusal:
+        raise Problem("invalid_field", refusal.detail) from None
+
+
+def avatar_of(wanted: Profile) -> int:
+    match wanted.avatar_media_id:
+        case msgspec.UNSET:
+            return accounts.AVATAR_KEPT
+        case None:
+            return accounts.AVATAR_NONE
+        case str() as written:
+            try:
+                return parse_id(written)
+            except IdError as wrong:
+                raise Problem("invalid_field", f"avatar_media_id: {wrong}") from None
+    raise AssertionError("unreachable")
