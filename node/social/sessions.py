@@ -108,7 +108,11 @@ def refresh_session(apply: Apply, command: RefreshSession) -> Refreshed:
     if session is None or session.expires_ms <= apply.now:
         raise Refused("unauthenticated", "this session is at an end; sign in again")
     newest = command.refresh_hash == session.refresh_hash
-    repeated = command.refresh_hash == session.previous_hash and apply.now - session.rotated_ms <= REPEAT_MS
+    repeated = (
+        session.previous_hash != b""
+        and command.refresh_hash == session.previous_hash
+        and apply.now - session.rotated_ms <= REPEAT_MS
+    )
     if not newest and not repeated:
         SESSIONS.delete(apply, key)
         return Refreshed(True)

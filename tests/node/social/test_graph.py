@@ -1,5 +1,7 @@
-"""The graph under any commands and any order of delivery that keeps each pair's own: once all has settled both
-ends of every edge and block agree, counts, lists and packs are exact, who is gone is gone, and nothing is dead.
+"""The graph under any commands and any order of delivery that keeps each pair's own.
+
+Once all has settled both ends of every edge and block agree, counts, lists and packs are exact, who is gone
+is gone, and nothing is dead.
 
 Messages arrive twice now and then. A second machine runs with a bound of two follows, so that declining is
 common.

@@ -1,4 +1,4 @@
-"""A few people in a world of partitions: commands by name, messages in any order that keeps each pair's own."""
+"""A few people in a world of partitions, with messages in any order that keeps each pair's own."""
 
 import msgspec
 
