@@ -27,6 +27,7 @@ FILE_BYTES_MAX = 64 * 1024 * 1024  # read whole into memory; the upload limit is
 ISPE = b"\x00\x00\x00\x14ispe\x00\x00\x00\x00"  # box of 20 bytes, version 0; width and height follow
 ORIENTATION_TAG = 0x0112  # EXIF 2.32, §4.6.4
 UPRIGHT = 1
+EIGHT_OF_SIXTEEN_BITS = 255 / 65_535
 DECODING_THREADS = 1  # CPU is counted per job, and each thread takes address space from the worker's limit
 
 # What Pillow, its plugins and the codecs are known to raise when the bytes are wrong. MemoryError is not
@@ -58,9 +59,10 @@ if ImageFile.LOAD_TRUNCATED_IMAGES:
 class Original(msgspec.Struct, frozen=True):
     """A decoded original, not upright yet and in its own colours.
 
-    `picture` may be smaller than `width` × `height` (those of the original as stored, in pixels), never
-    smaller than the variants need. `orientation` is the EXIF one, 1 to 8. `profile` is the ICC profile, empty
-    when there is none. `passed_over`: what was unreadable and could be done without.
+    `picture` is in mode L, LA, RGB, RGBA or CMYK. It may be smaller than `width` × `height` (those of the
+    original as stored, in pixels), never smaller than the variants need. `orientation` is the EXIF one, 1 to
+    8. `profile` is the ICC profile, empty when there is none. `passed_over`: what was unreadable and could be
+    done without.
     """
 
     type: MediaType
@@ -85,6 +87,7 @@ def decode(data: bytes) -> Original:
         if kind is JPEG:
             picture.draft(None, enough(width, height))
         picture.load()
+        plain = _plain(picture)
     except DECODER_ERRORS as error:
         raise _refusal(kind, error) from error
     if kind is not JPEG and picture.size != (width, height):
@@ -97,7 +100,7 @@ def decode(data: bytes) -> Original:
     orientation, passed_over = _orientation(picture)
     profile = picture.info.get("icc_profile")
     return Original(
-        kind, picture, width, height, orientation, profile if isinstance(profile, bytes) else b"", passed_over
+        kind, plain, width, height, orientation, profile if isinstance(profile, bytes) else b"", passed_over
     )
 
 
@@ -106,6 +109,19 @@ def enough(width: int, height: int) -> tuple[int, int]:
     longest, shortest = max(width, height), min(width, height)
     factor = min(1.0, max(SCALED[-1].edge / longest, THUMBNAIL.edge / shortest))
     return math.ceil(width * factor), math.ceil(height * factor)
+
+
+def _plain(picture: Image.Image) -> Image.Image:
+    """The picture in L, LA, RGB, RGBA or CMYK: modes in which pixels may be mixed when they are scaled."""
+    if picture.mode in ("1", "L", "RGB", "P", "PA") and picture.has_transparency_data:
+        return picture.convert("RGBA")
+    if picture.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        return picture
+    if picture.mode.startswith("I;16"):  # converting alone would clip all above 255 to white
+        return picture.point(lambda level: level * EIGHT_OF_SIXTEEN_BITS + 0.5).convert("L")
+    if picture.mode == "1":
+        return picture.convert("L")
+    return picture.convert("RGB")
 
 
 def count_gif_frames(data: bytes, at_most: int) -> int:

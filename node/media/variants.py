@@ -31,7 +31,6 @@ JPEG_QUALITY = 82
 REDUCING_GAP = 2.0  # whole-number box reduction down to twice the target, then the exact filter
 PLACEHOLDER_EDGE = 32  # pixels; BlurHash keeps four waves, more pixels only cost time
 PLACEHOLDER_WAVES = (4, 3)  # along the longer edge, along the shorter one
-EIGHT_OF_SIXTEEN_BITS = 255 / 65_535
 WHITE = (255, 255, 255)
 
 # What undoes each EXIF orientation (EXIF 2.32, §4.6.4); orientation 1 needs nothing.
@@ -115,7 +114,7 @@ def _scale_all(original: Original, passed_over: list[str]) -> dict[str, Image.Im
     """Every recipe's picture, finished, in the order of RECIPES; `passed_over` learns of a profile that is
     no use."""
     width, height = original.width, original.height  # as stored: lying down, longest stays longest
-    base = _plain(original.picture)
+    base = original.picture
     scaled: dict[str, Image.Image] = {}
     previous = base
     for recipe in reversed(SCALED):
@@ -132,20 +131,6 @@ def _scale_all(original: Original, passed_over: list[str]) -> dict[str, Image.Im
     else:  # a panorama: even its largest variant is lower than the thumbnail
         thumbnail = _finish(_centre(base, edge), original, [])
     return {THUMBNAIL.name: thumbnail, **{recipe.name: scaled[recipe.name] for recipe in SCALED}}
-
-
-def _plain(picture: Image.Image) -> Image.Image:
-    """The picture in one of L, LA, RGB, RGBA, CMYK: modes that can be scaled without mixing what must not
-    be mixed."""
-    if picture.mode in ("1", "L", "RGB", "P", "PA") and picture.has_transparency_data:
-        return picture.convert("RGBA")
-    if picture.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
-        return picture
-    if picture.mode.startswith("I;16"):  # converting alone would clip all above 255 to white
-        return picture.point(lambda level: level * EIGHT_OF_SIXTEEN_BITS + 0.5).convert("L")
-    if picture.mode == "1":
-        return picture.convert("L")
-    return picture.convert("RGB")
 
 
 def _resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -84,6 +84,14 @@ def test_a_flipped_bit_in_the_pixels_of_a_png_is_found():
         decode(bytes(data))
 
 
+def test_a_palette_picture_without_a_palette_is_refused():
+    whole = encode(photo(40, 30).quantize(8), "png")
+    start = whole.index(b"PLTE") - 4
+    end = start + 12 + int.from_bytes(whole[start : start + 4], "big")
+    with pytest.raises(ImageRefused, match="PNG image is damaged"):
+        decode(whole[:start] + whole[end:])
+
+
 @pytest.mark.parametrize("name", ["avif", "heic"])
 def test_a_container_whose_index_points_outside_is_refused(name):
     data = sample(name)
