@@ -24,6 +24,7 @@ from cluster.streams import Published
 from cluster.writers import (
     JournalWriter,
     Outbound,
+    Pause,
     Proposal,
     ShardWriter,
     WriterSettings,
@@ -40,6 +41,11 @@ FORGET_EVERY_S: Final = 3600.0
 
 class Overloaded(Exception):
     """Too much is under way: said before a command enters the log. The client may retry."""
+
+
+class Stopped(Exception):
+    """The writers stopped, or died of a bug or the disk. Whether what was under way took effect is known
+    only after the next start."""
 
 
 class ReplicaStatistics(msgspec.Struct, frozen=True):
@@ -93,6 +99,11 @@ class Replicas:
         self._read_waiters: list[list[trio.Event]] = [[] for _ in shards]
         self._working: set[int] = set()
         self._rest: list[trio.Event] = []
+        self._stopped = False
+        self._pauses: list[Pause] = []
+        self._proposers: set[trio.lowlevel.Task] = set()  # waiting in `propose`
+        self._events: set[trio.Event] = set()  # waited for in `_wait`
+        self._severed: set[trio.Event] = set()  # those that `run` left without an answer
         self._trim_wanted = trio.Event()
         self._hurry = trio.Event()
         self._listeners: list[Callable[[list[Published]], None]] = []
@@ -101,8 +112,11 @@ class Replicas:
     async def propose(self, partition: int, command: Command) -> Applied:
         """Make the command durable, apply it, and return what it did.
 
-        Cancelled, the command may take effect all the same. Raises Overloaded.
+        Cancelled, the command may take effect all the same. Raises Overloaded, and Stopped where `run` ended.
         """
+        self._check_running()
+        if self._journal_writer.full:
+            raise Overloaded("the disk has no room for the journal")
         if self._under_way >= PROPOSALS_MAX or self.courier.full:
             raise Overloaded(f"{self._under_way} commands and {self.courier.queued} messages are under way")
         task = trio.lowlevel.current_task()
@@ -110,14 +124,17 @@ class Replicas:
 
         def done(applied: Applied) -> None:
             if waiting:
+                self._proposers.discard(task)
                 trio.lowlevel.reschedule(task, outcome.Value(applied))
 
         def abort(_: object) -> trio.lowlevel.Abort:
             nonlocal waiting
             waiting = False
+            self._proposers.discard(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
         self.submit(partition, command, done)
+        self._proposers.add(task)
         applied: Applied = await trio.lowlevel.wait_task_rescheduled(abort)
         return applied
 
@@ -141,9 +158,11 @@ class Replicas:
         for number in {partition & self._mask for partition in partitions}:
             if self._unread[number]:
                 event = trio.Event()
-                self._read_waiters[number].append(event)
-                self._writers[number].commit_soon()
-                await event.wait()
+                waiters = self._read_waiters[number]
+                waiters.append(event)
+                if len(waiters) == 1:  # any commit that is heard of from now on covers what was answered
+                    self._writers[number].commit_soon()
+                await self._wait(event)
 
     async def taken(self, mark: Mark) -> None:
         """Return when the message has taken effect in its destination."""
@@ -151,7 +170,7 @@ class Replicas:
         wake = event.set
         if self.courier.when_taken(mark, wake):
             try:
-                await event.wait()
+                await self._wait(event)
             finally:
                 self.courier.forget_waiter(mark, wake)
 
@@ -161,9 +180,36 @@ class Replicas:
             event = trio.Event()
             self._rest.append(event)
             self._hurry.set()
-            for writer in self._writers:
-                writer.commit_soon()
+            for writer, unread in zip(self._writers, self._unread, strict=True):
+                if unread:
+                    writer.commit_soon()
+            await self._wait(event)
+
+    async def _wait(self, event: trio.Event) -> None:
+        self._check_running()
+        self._events.add(event)
+        try:
             await event.wait()
+        finally:
+            self._events.discard(event)
+        if event in self._severed:
+            self._severed.discard(event)
+            self._check_running()
+
+    def _check_running(self) -> None:
+        if self._stopped:
+            raise Stopped("the writers of this node have stopped")
+
+    def _sever(self) -> None:
+        """Nobody is left to answer: let those who wait know it."""
+        self._stopped = True
+        for task in self._proposers:
+            trio.lowlevel.reschedule(task, outcome.Error(Stopped("the writers stopped before an answer")))
+        self._proposers.clear()
+        for event in self._events:
+            if not event.is_set():
+                self._severed.add(event)
+                event.set()
 
     def on_changes(self, listener: Callable[[list[Published]], None]) -> None:
         """Call `listener` with what the change streams got, after its commit and in its order."""
@@ -202,19 +248,25 @@ class Replicas:
         self._token = trio.lowlevel.current_trio_token()
         loops = [self._journal_writer.loop, *(writer.loop for writer in self._writers)]
         limiter = trio.CapacityLimiter(len(loops))
-        async with trio.open_nursery() as nursery:
-            for loop in loops:
-                nursery.start_soon(partial(trio.to_thread.run_sync, loop, limiter=limiter))
-            nursery.start_soon(self._trim)
-            nursery.start_soon(self._tend)
-            self._carry()
-            for partition in tuple(self._working):
-                self._continue(partition)
-            task_status.started()
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._journal_writer.stop()
+        try:
+            async with trio.open_nursery() as nursery:
+                for loop in loops:
+                    nursery.start_soon(partial(trio.to_thread.run_sync, loop, limiter=limiter))
+                try:
+                    nursery.start_soon(self._trim)
+                    nursery.start_soon(self._tend)
+                    self._carry()
+                    for partition in tuple(self._working):
+                        self._continue(partition)
+                    task_status.started()
+                    await trio.sleep_forever()
+                finally:
+                    self._journal_writer.stop()
+                    for pause in self._pauses:  # a writer that is dead never reaches it
+                        pause.abandoned = True
+                        pause.resume.set()
+        finally:
+            self._sever()
 
     def _post(self, outbound: Outbound) -> None:
         if self._token is not None:  # during recovery nobody waits
@@ -287,24 +339,45 @@ class Replicas:
                 self._forget_changes()
 
     def _forget_changes(self) -> None:
-        now = now_ms()
         with self.snapshot() as rows:
-            for writer in self._writers:
-                for number, partition in writer.partitions.items():
-                    below = streams.forgettable(rows, partition.head, number, now)
-                    if below > partition.head.stream_first:
-                        self.submit(number, ForgetChanges(below), None)
+            for number in self.partitions:
+                self._forget_changes_of(number, rows)
+
+    def _forget_changes_of(self, number: int, rows: Snapshot) -> None:
+        head = self._writers[number & self._mask].partitions[number].head
+        below = streams.forgettable(rows, head, number, now_ms())
+        if below > head.stream_first:
+            self.submit(number, ForgetChanges(below), partial(self._forgot, number))
+
+    def _forgot(self, number: int, _: Applied) -> None:
+        """One command forgets a bounded number: go on until nothing is old enough."""
+        with self.snapshot() as rows:
+            self._forget_changes_of(number, rows)
 
     # --- for operators ---------------------------------------------------------------------------------
     async def freeze(self) -> list[Frozen]:
-        """One cut: all writers pause between commits, each shard is frozen there, writers go on (law 11)."""
-        pauses = [writer.pause() for writer in self._writers]
+        """One cut: all writers pause between commits, each shard is frozen there, writers go on
+        (law 11). Who gets the frozen shards closes them. Raises Stopped."""
+        token = trio.lowlevel.current_trio_token()
+        reached = [trio.Event() for _ in self._writers]
+        pauses = [Pause(partial(token.run_sync_soon, event.set)) for event in reached]
+        self._check_running()
+        self._pauses.extend(pauses)
         try:
+            for writer, pause in zip(self._writers, pauses, strict=True):
+                writer.pause(pause)
+            for event in reached:
+                await self._wait(event)
+            if any(pause.abandoned for pause in pauses):
+                raise Stopped("the writers stopped before the cut was made")
+        except BaseException:
             for pause in pauses:
-                await trio.to_thread.run_sync(pause.reached.wait, abandon_on_cancel=True)
+                pause.abandoned = True
+            raise
         finally:
             for pause in pauses:
                 pause.resume.set()
+                self._pauses.remove(pause)
         return [pause.frozen for pause in pauses if pause.frozen is not None]
 
     def dead_letters(self) -> dict[int, int]:

@@ -18,7 +18,7 @@ import msgspec
 from cluster.keys import HEADS, HEADS_PARTITION
 from cluster.partition import Applied, Partition, StateMachine
 from cluster.streams import Published
-from storage.journal import Entry, HardState, Journal
+from storage.journal import Entry, HardState, Journal, JournalFull
 from storage.rows import Overlay
 from storage.shard import Frozen, Shard, WriteTransaction
 
@@ -26,6 +26,7 @@ LONE_TERM: Final = 1  # the term of a group of one voter
 BATCH_ENTRIES_MAX: Final = 1024  # of one journal write; ~0.5 ms of encoding
 BATCH_BYTES_MAX: Final = 4 << 20
 ANSWER_FIRST_FROM: Final = 24  # entries in a batch: below, nobody gains by an answer before the commit
+FULL_RETRY_S: Final = 1.0  # how often a journal without room looks whether there is some
 LINGER_S: Final = 0.015  # under load, how long an open transaction waits for the next batch
 
 
@@ -66,17 +67,21 @@ class _CommitNow:
     pass
 
 
-class _Pause:
+class Pause:
     """Commit, freeze the shard at that commit, and wait until the other writers have done so too."""
 
-    def __init__(self) -> None:
+    def __init__(self, reached: Callable[[], None]) -> None:
         self.frozen: Frozen | None = None
-        self.reached = Event()
+        self.reached = reached  # called in the writer's thread
         self.resume = Event()
+        self.abandoned = False  # set before `resume`: nobody will use, or close, what was frozen
 
 
 class _Release:
     pass
+
+
+_Item = list[Proposal] | _Stop | _CommitNow | Pause
 
 
 class ShardWriter:
@@ -96,7 +101,7 @@ class ShardWriter:
         self._shard = shard
         self._settings = settings
         self._post = post
-        self._queue: SimpleQueue[list[Proposal] | _Stop | _CommitNow | _Pause] = SimpleQueue()
+        self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._transaction: WriteTransaction | None = None
         self._overlay: Overlay | None = None
         self._opened = 0.0
@@ -113,10 +118,8 @@ class ShardWriter:
     def commit_soon(self) -> None:
         self._queue.put(_CommitNow())
 
-    def pause(self) -> _Pause:
-        pause = _Pause()
+    def pause(self, pause: Pause) -> None:
         self._queue.put(pause)
-        return pause
 
     def stop(self) -> None:
         self._queue.put(_Stop())
@@ -128,18 +131,19 @@ class ShardWriter:
             while True:
                 item = self._next()
                 if isinstance(item, list):
-                    self._take(item)
+                    then = self._take(item)
                 else:
                     self._commit()
-                    if isinstance(item, _Stop):
-                        return
-                    if isinstance(item, _Pause):
-                        self._hold(item)
+                    then = item
+                if isinstance(then, _Stop):
+                    return
+                if isinstance(then, Pause):
+                    self._hold(then)
         finally:
             if self._transaction is not None:
                 self._transaction.abort()
 
-    def _next(self) -> list[Proposal] | _Stop | _CommitNow | _Pause:
+    def _next(self) -> _Item:
         if self._overlay is None:
             return self._queue.get()
         left = self._opened + self._settings.commit_delay_s - time.monotonic()
@@ -148,26 +152,32 @@ class ShardWriter:
         except Empty:
             return _CommitNow()
 
-    def _take(self, batch: list[Proposal]) -> None:
-        batch = self._drain(batch)
+    def _take(self, batch: list[Proposal]) -> _Item | None:
+        """Apply what waits; return what ended it, for which a commit was made."""
+        batch, then = self._drain(batch)
         applied = [(one, self.apply(one.partition, one.index, one.data)) for one in batch]
-        if len(batch) < ANSWER_FIRST_FROM:
+        if then is not None or len(batch) < ANSWER_FIRST_FROM:
             self._commit(applied)
-            return
+            return then
         self._post(Outbound(self.number, applied, [], False))
         overdue = time.monotonic() - self._opened > self._settings.commit_delay_s
         if overdue or (self._overlay is not None and len(self._overlay) > self._settings.commit_rows):
             self._commit()
+        return None
 
-    def _drain(self, batch: list[Proposal]) -> list[Proposal]:
-        """Join what has queued up meanwhile, up to one journal batch's size; others stay in order."""
+    def _drain(self, batch: list[Proposal]) -> tuple[list[Proposal], _Item | None]:
+        """Join what has queued up meanwhile, up to one journal batch's size, and say what else came: wishes
+        for a commit are joined too, so that many make one; a pause or stop ends it, in its place."""
+        then: _Item | None = None
         while len(batch) < BATCH_ENTRIES_MAX and not self._queue.empty():
             item = self._queue.get()
-            if not isinstance(item, list):
-                self._queue.put(item)  # it asks for a commit: after what is queued is soon enough
+            if isinstance(item, list):
+                batch = batch + item
+                continue
+            then = item
+            if not isinstance(item, _CommitNow):
                 break
-            batch = batch + item
-        return batch
+        return batch, then
 
     def apply(self, partition: int, index: int, data: bytes) -> Applied:
         if self._overlay is None:
@@ -198,10 +208,12 @@ class ShardWriter:
         changes, self._changes = self._changes, []
         self._post(Outbound(self.number, list(applied), changes, True))
 
-    def _hold(self, pause: _Pause) -> None:
+    def _hold(self, pause: Pause) -> None:
         pause.frozen = self._shard.freeze()
-        pause.reached.set()
+        pause.reached()
         pause.resume.wait()
+        if pause.abandoned:  # left open, it would keep every page from being used again
+            pause.frozen.close()
 
     def recover(self, entry: Entry) -> None:
         """Apply an entry of the journal again where the shard has not got so far. Before the thread runs."""
@@ -223,10 +235,13 @@ class JournalWriter:
         self._shards = shards
         self._queue: SimpleQueue[Proposal | _Stop | _Release] = SimpleQueue()
         self.propose = self._queue.put
+        self._stopping = Event()
+        self.full = False  # the disk has no room: what was accepted waits for some
         self.batches = 0
         self.entries = 0
 
     def stop(self) -> None:
+        self._stopping.set()
         self._queue.put(_Stop())
 
     def release_soon(self) -> None:
@@ -234,7 +249,8 @@ class JournalWriter:
         self._queue.put(_Release())
 
     def loop(self) -> None:
-        """Until `stop`; the shards stop after the last entry. Raises storage.journal.JournalFailed."""
+        """Until `stop`; the shards stop after the last entry. Raises storage.journal.JournalFailed, and
+        JournalFull if it is stopped while there is no room for what was accepted."""
         try:
             while True:
                 first = self._queue.get()
@@ -270,19 +286,35 @@ class JournalWriter:
             proposal.index = last[partition] = last[partition] + 1
             entries.append(Entry(partition, LONE_TERM, proposal.index, proposal.data))
             parts[partition & mask].append(proposal)
-        self._journal.write(entries)
+        self._write_when_there_is_room(entries)
         self.batches += 1
         self.entries += len(batch)
         for shard, part in zip(self._shards, parts, strict=True):
             if part:
                 shard.submit(part)
 
+    def _write_when_there_is_room(self, entries: list[Entry]) -> None:
+        """Nothing was written where the journal says that it is full, so the same may be tried again."""
+        while True:
+            try:
+                self._journal.write(entries)
+                break
+            except JournalFull:
+                self.full = True
+                if self._stopping.wait(FULL_RETRY_S):
+                    raise
+                self._release()
+        self.full = False
+
     def _release(self) -> None:
         mask = len(self._shards) - 1
-        self._journal.release(
-            lambda partition: self._shards[partition & mask].committed[partition],
-            [HardState(partition, LONE_TERM, b"", last) for partition, last in self._last.items() if last],
-        )
+        states = [HardState(number, LONE_TERM, b"", last) for number, last in self._last.items() if last]
+        try:
+            self._journal.release(
+                lambda partition: self._shards[partition & mask].committed[partition], states
+            )
+        except JournalFull:
+            self.full = True  # the next write finds out whether it still is; segments stay until then
 
 
 def load_partitions(
