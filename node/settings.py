@@ -349,7 +349,7 @@ def _check_networks(settings: Settings) -> None:
         except ValueError as error:
             source = settings.sources.get("http.trusted_proxies", "default")
             raise SettingsError(
-                f"http.trusted_proxies: {proxy!r} (from {source}) is neither an address nor a network such as 10.0.0.0/8"
+                f"http.trusted_proxies: {proxy!r} (from {source}) is no address or network like 10.0.0.0/8"
             ) from error
 
 

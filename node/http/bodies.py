@@ -22,6 +22,7 @@ from node.settings import Http
 FORM_PARTS_MAX = 16  # a photo has four
 FORM_TEXT_BYTES_MAX = 64 * 1024  # of one text field; the longest allowed is 5000 code points
 FORM_HEAD_BYTES_MAX = 16 * 1024  # of what must come before the first part, or of one part's headers
+PADDING_BYTES_MAX = 64  # of white space after a boundary
 BOUNDARY_CHARACTERS_MAX = 70  # RFC 2046 §5.1.1
 
 T = TypeVar("T")
@@ -135,11 +136,12 @@ async def form(request: Any, limit: int) -> AsyncIterator[FormEvent]:
     Raises Problem: 400 malformed_form, 408, 413, 415, 422 invalid_field for text that is not UTF-8 or has
     NUL.
     """
-    decoder = multipart.MultipartDecoder(_boundary(request), max_parts=FORM_PARTS_MAX)
+    boundary = _boundary(request)
+    decoder = multipart.MultipartDecoder(boundary, max_parts=FORM_PARTS_MAX)
     part: multipart.Field | multipart.File | None = None
     text = bytearray()
     try:
-        async for chunk in _then_none(stream(request, limit)):
+        async for chunk in _whole_boundaries(stream(request, limit), b"--" + boundary):
             decoder.receive_data(chunk)
             while not isinstance(event := decoder.next_event(), multipart.NeedData):
                 if isinstance(event, multipart.Epilogue):
@@ -168,14 +170,37 @@ async def form(request: Any, limit: int) -> AsyncIterator[FormEvent]:
     except RequestEntityTooLarge:
         raise Problem("malformed_form", f"a form may have {FORM_PARTS_MAX} parts") from None
     except (ValueError, AttributeError) as error:
-        # What the decoder raises on bytes that are no form: some of its checks are attribute errors on a None.
+        # What the decoder raises on bytes that are no form; some of its checks are errors on a None.
         raise Problem("malformed_form", f"the multipart form is broken or cut short: {error}") from None
 
 
-async def _then_none(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes | None]:
+async def _whole_boundaries(chunks: AsyncIterator[bytes], marker: bytes) -> AsyncIterator[bytes | None]:
+    """The same bytes, cut so that no piece ends between a boundary and what tells its kind; None at the end.
+
+    The decoder, given a piece that ends there, takes the line break before the boundary for a part's data.
+    """
+    line = b"\r\n" + marker
+    held = b""
     async for chunk in chunks:
-        yield chunk
+        held += chunk
+        end = _decided(held, line)
+        if end:
+            yield held[:end]
+        held = held[end:]
+    if held:
+        yield held
     yield None
+
+
+def _decided(data: bytes, line: bytes) -> int:
+    """How much of `data` may go on: up to a boundary line at its end that is not complete."""
+    at = data.rfind(line, max(0, len(data) - len(line) - PADDING_BYTES_MAX))
+    if at >= 0 and data[at + len(line) :].strip(b" \t") in (b"", b"-", b"\r"):
+        return at
+    for length in range(min(len(line), len(data)), 0, -1):
+        if data.endswith(line[:length]):
+            return len(data) - length
+    return len(data)
 
 
 def _check_held(decoder: multipart.MultipartDecoder) -> None:
