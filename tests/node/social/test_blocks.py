@@ -103,7 +103,7 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("steps", list(itertools.permutations(STEPS, 4)), ids=" | ".join)
+@pytest.mark.parametrize("steps", [*itertools.permutations(STEPS, 4)], ids=" | ".join)
 def test_every_order_of_steps_while_messages_are_under_way(steps):
     """For each order of the steps: nothing delivered in between, or one message after each step, of either
     direction."""
