@@ -60,9 +60,9 @@ class Original(msgspec.Struct, frozen=True):
     """A decoded original, not upright yet and in its own colours.
 
     `picture` is in mode L, LA, RGB, RGBA or CMYK. It may be smaller than `width` × `height` (those of the
-    original as stored, in pixels), never smaller than the variants need. `orientation` is the EXIF one, 1 to
-    8. `profile` is the ICC profile, empty when there is none. `passed_over`: what was unreadable and could be
-    done without.
+    original as stored, in pixels), never smaller than the variants need. `orientation` is one of EXIF's
+    eight, `profile` the ICC profile, empty when there is none. `passed_over` names what was unreadable and
+    could be done without.
     """
 
     type: MediaType

@@ -172,8 +172,8 @@ class _Worker:
             await self.kill()
 
     async def kill(self) -> None:
-        """End the process, if it has not ended, and collect it. Not to be cancelled: files are cleared
-        after it."""
+        """End the process, if it has not ended, and collect it. Cannot be cancelled: what the process wrote
+        is cleared away once it is gone."""
         with trio.CancelScope(shield=True):
             if self.alive():
                 self.process.kill()

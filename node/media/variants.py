@@ -84,8 +84,7 @@ def make_variants(source: Path, into: Path) -> Processed:
 
 
 def scaled_size(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
-    """The size in pixels of a `width` × `height` original made by `recipe`: never enlarged, never below
-    one pixel."""
+    """The size in pixels of what `recipe` makes of `width` × `height`: never enlarged, never nothing."""
     if recipe.square:
         edge = min(recipe.edge, width, height)
         return edge, edge
@@ -111,8 +110,7 @@ def placeholder(picture: Image.Image) -> str:
 
 
 def _scale_all(original: Original, passed_over: list[str]) -> dict[str, Image.Image]:
-    """Every recipe's picture, finished, in the order of RECIPES; `passed_over` learns of a profile that is
-    no use."""
+    """Every recipe's picture, finished, in the order of RECIPES; `passed_over` grows by a useless profile."""
     width, height = original.width, original.height  # as stored: lying down, longest stays longest
     base = original.picture
     scaled: dict[str, Image.Image] = {}
@@ -154,8 +152,7 @@ def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
 
 
 def _finish(picture: Image.Image, original: Original, passed_over: list[str]) -> Image.Image:
-    """The reduced picture upright, as RGB or (where something shows through) RGBA in sRGB, with nothing
-    attached."""
+    """The reduced picture upright, in sRGB, RGB or (where something shows through) RGBA, nothing attached."""
     alpha = picture.getchannel("A") if picture.mode in ("LA", "RGBA") else None
     colours = picture.convert(picture.mode[:-1]) if alpha is not None else picture
     colours = _to_srgb(colours, original.profile, passed_over)
@@ -168,8 +165,7 @@ def _finish(picture: Image.Image, original: Original, passed_over: list[str]) ->
 
 
 def _to_srgb(picture: Image.Image, profile: bytes, passed_over: list[str]) -> Image.Image:
-    """An L, RGB or CMYK picture as RGB in sRGB. Without a profile that fits, L and RGB are taken to be
-    sRGB already."""
+    """An L, RGB or CMYK picture as RGB in sRGB. Without a profile that fits it is taken to be sRGB already."""
     if not profile:
         return picture.convert("RGB")
     try:
