@@ -94,7 +94,8 @@ def follow(apply: Apply, command: Follow) -> Followed:
         if end is End.NOTHING:
             edges.request(apply, author, viewer)
         return Followed(False)
-    edges.drop_request(apply, author, viewer)
+    if end is End.REQUESTED:  # the account has become public since
+        edges.drop_request(apply, author, viewer)
     edges.grant(apply, author, viewer)
     return Followed(True)
 

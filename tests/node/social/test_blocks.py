@@ -1,4 +1,4 @@
-"""Blocks: what they end, whom they hide, and every order in which their messages can meet those of a follow."""
+"""Blocks: what they end, whom they hide, and every order in which their messages meet those of a follow."""
 
 import itertools
 
