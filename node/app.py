@@ -74,7 +74,7 @@ async def run_node(
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with DataDirectory.open(data, now=now_s(), shard_count=settings.storage.shards) as directory:
-        async with open_parts(directory, settings) as parts:
+        async with open_parts(directory, settings, stop) as parts:
             public = Server(make_api(parts), settings.http)
             admin_settings = msgspec.structs.replace(
                 settings.http, tls_cert="", tls_key="", ready_delay_s=0.0
@@ -108,7 +108,7 @@ async def run_node(
 
 
 @asynccontextmanager
-async def open_parts(directory: DataDirectory, settings: Settings) -> AsyncIterator[Parts]:
+async def open_parts(directory: DataDirectory, settings: Settings, stop: trio.Event) -> AsyncIterator[Parts]:
     """A running node without listeners: for `run_node`, for tests and for what works in process."""
     replicas = await trio.to_thread.run_sync(_open_replicas, directory, settings)
     async with trio.open_nursery() as outer:
@@ -119,7 +119,7 @@ async def open_parts(directory: DataDirectory, settings: Settings) -> AsyncItera
         await trio.to_thread.run_sync(room.look)
         router = Router(replicas, room.full)
         async with open_pool(_pool_settings(settings)) as pool, trio.open_nursery() as tasks:
-            parts = _make_parts(directory, settings, replicas, Service(router), blobs, pool, room)
+            parts = _make_parts(directory, settings, replicas, Service(router), blobs, pool, room, stop)
             await _join_meta(parts)
             homes = range(parts.partitions)
             tasks.start_soon(room.run)
@@ -153,6 +153,7 @@ def _make_parts(
     blobs: Blobs,
     pool: Pool,
     room: RoomWatch,
+    stop: trio.Event,
 ) -> Parts:
     secret = load_secret(directory.keys / CLUSTER_SECRET)
     identity = directory.identity
@@ -190,6 +191,7 @@ def _make_parts(
         retry_key=derive(secret, "retries"),
         partitions=identity.partition_count,
         admin_token=_admin_token(directory),
+        stopping=stop,
     )
 
 

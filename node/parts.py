@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+import trio
 from blake3 import blake3
 
 from cluster.replicas import Replicas
@@ -49,6 +50,7 @@ class Parts:
     retry_key: bytes  # of the keyed digests of `Idempotency-Key`: the cluster's, too
     partitions: int
     admin_token: str
+    stopping: trio.Event  # set when the node begins to end: it serves on, but is not ready
 
     def partition_of_name(self, name: str) -> int:
         """Where an account of this name lives. Names are one whatever their case."""

@@ -252,6 +252,11 @@ class Blobs:
             raise
         return file
 
+    def known_good(self, digest: bytes) -> bool:
+        """Whether `open` would spare itself the reading, since this process has verified the bytes."""
+        with self._state:
+            return digest in self._verified
+
     def link(self, digest: bytes, target: Path) -> None:
         """Give the verified blob a second name, `target`, for a process that reads it by path. The caller
         unlinks it. Raises BlobMissing, or BlobDamaged after moving the file to quarantine.

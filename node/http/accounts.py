@@ -11,12 +11,12 @@ from quart import Response, g, request
 
 from cluster.commands import Refused
 from cluster.replicas import now_ms
+from node.feeds.rendering import Renderer
 from node.http.admission import Admission, answer_headers, signed, tell, viewer
 from node.http.bodies import read_json
 from node.http.openapi import Routes, empty, render
 from node.http.pages import PageQuery, Users, asked, opened, sealed
 from node.http.problems import Body, Problem
-from node.http.urls import Urls
 from node.parts import Parts, now_s
 from node.passwords import PASSWORD_MAX, PASSWORD_MIN
 from node.social import accounts, deletion, listings, people, sessions, texts
@@ -105,9 +105,9 @@ class RefreshToken(msgspec.Struct, frozen=True):
 class Sessions:
     """What sign-up, sign-in and refresh share: passwords checked, sessions opened, tokens issued."""
 
-    def __init__(self, parts: Parts, urls: Urls) -> None:
+    def __init__(self, parts: Parts, renderer: Renderer) -> None:
         self._parts = parts
-        self._urls = urls
+        self._renderer = renderer
 
     def expires_ms(self) -> int:
         return now_ms() + int(self._parts.settings.accounts.refresh_token_s * 1000)
@@ -150,15 +150,15 @@ class Sessions:
     async def signed_in(self, token: RefreshToken) -> SignedIn:
         await self._parts.service.caught_up("", (partition_of(token.user),))
         with self._parts.service.read() as rows:
-            user = people.user_view(rows, token.user, token.user, self._urls.avatar)
+            user = people.user_view(rows, token.user, token.user, self._renderer.avatar_url)
         tokens = self.tokens(token)
         return SignedIn(user, tokens.access_token, tokens.refresh_token, tokens.token_type, tokens.expires_in)
 
 
-def make_routes(parts: Parts, admission: Admission, urls: Urls) -> Routes:
+def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Routes:
     routes = Routes("accounts")
     service = parts.service
-    session_of = Sessions(parts, urls)
+    session_of = Sessions(parts, renderer)
 
     @routes.add(
         "POST", "/v1/users", "Sign up", body=NewUser, answers={201: SignedIn}, signed_in=False,
@@ -265,7 +265,7 @@ def make_routes(parts: Parts, admission: Admission, urls: Urls) -> Routes:
     )  # fmt: skip
     async def user(user_id: int) -> Response:
         with service.read() as rows:
-            return render(people.user_view(rows, user_id, viewer(), urls.avatar))
+            return render(people.user_view(rows, user_id, viewer(), renderer.avatar_url))
 
     @routes.add(
         "GET", "/v1/users/by-name/<username>", "A user, by name", answers={200: UserView}, signed_in=False,
@@ -276,7 +276,7 @@ def make_routes(parts: Parts, admission: Admission, urls: Urls) -> Routes:
             found = people.user_named(rows, parts.partition_of_name(username), username)
             if found is None:
                 raise Refused("not_found", f"there is no user named {username[:40]}")
-            return render(people.user_view(rows, found, viewer(), urls.avatar))
+            return render(people.user_view(rows, found, viewer(), renderer.avatar_url))
 
     @routes.add(
         "GET", "/v1/users", "The directory: public accounts, newest first", query=PageQuery,
@@ -286,13 +286,14 @@ def make_routes(parts: Parts, admission: Admission, urls: Urls) -> Routes:
         query = asked()
         after = opened(parts, query, "directory", int)
         with service.read() as rows:
-            page = listings.directory(rows, parts.partitions, viewer(), after, query.limit or 30, urls.avatar)
+            limit = query.limit or 30
+            page = listings.directory(rows, parts.partitions, viewer(), after, limit, renderer.avatar_url)
         return render(Users(page.users, sealed(parts, page.after, "directory")))
 
     async def own() -> UserView:
         user_id = signed().user
         with service.read() as rows:
-            return people.user_view(rows, user_id, user_id, urls.avatar)
+            return people.user_view(rows, user_id, user_id, renderer.avatar_url)
 
     async def checked_again(user_id: int, password: str) -> int:
         keys = [f"user:{user_id}:password", f"{g.address}:sign_in"]

@@ -69,6 +69,9 @@ class AppTasks(TaskGroup):
             if limit.cancelled_caught:
                 self._abort("the client does not take its answer")
 
+        # On HTTP/1.1 whatever is sent reaches the socket within the call, and has its deadline there.
+        to_client = send if scope["http_version"] < "2" else bounded_send
+
         async def run() -> None:
             with from_client:
                 await _handle(
@@ -76,7 +79,7 @@ class AppTasks(TaskGroup):
                     config,
                     scope,
                     from_client.receive,
-                    bounded_send,
+                    to_client,
                     trio.to_thread.run_sync,
                     trio.from_thread.run,
                 )

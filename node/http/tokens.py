@@ -8,6 +8,7 @@ stays until the last token it signed has died. `now` is seconds since 1970 and a
 import hmac
 import os
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
 from pathlib import Path
 
 import blake3
@@ -123,21 +124,17 @@ class Keyring:
                 del self._records[record.kid], self._public[record.kid]
                 (self._folder / (record.kid + KEY_SUFFIX)).unlink(missing_ok=True)
 
-    def key_set(self) -> dict[str, list[dict[str, str]]]:
-        """The public keys as a JWK set (RFC 7517), for /.well-known/jwks.json."""
-        return {
-            "keys": [
-                {
-                    "kty": "OKP",
-                    "crv": "Ed25519",
-                    "use": "sig",
-                    "alg": ALGORITHM,
-                    "kid": record.kid,
-                    "x": record.public,
-                }
-                for record in self._records.values()
-            ]
-        }
+    def public_keys(self) -> tuple[tuple[str, bytes, int], ...]:
+        """Every key whose tokens may still live: (kid, 32 bytes, when its last token dies in ms; 0 for the
+        one that signs)."""
+        return tuple(
+            (
+                record.kid,
+                _to_bytes(record.public),
+                0 if record.retired_at is None else (record.retired_at + self._token_s) * 1000,
+            )
+            for record in self._records.values()
+        )
 
     def _check(self, token: str) -> Claims:
         if len(token) > TOKEN_BYTES_MAX:
@@ -216,6 +213,12 @@ class Signer:
             raise TokenError("the signature does not fit this URL")
         if expires <= now:
             raise Expired(f"the URL expired {now - expires} s ago")
+
+
+def key_set_of(keys: Mapping[str, bytes]) -> dict[str, list[dict[str, str]]]:
+    """Public keys (kid → 32 bytes) as a JWK set (RFC 7517, RFC 8037), for /.well-known/jwks.json."""
+    fixed = {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": ALGORITHM}
+    return {"keys": [{**fixed, "kid": kid, "x": _to_text(public)} for kid, public in keys.items()]}
 
 
 def load_secret(path: Path) -> bytes:

@@ -77,18 +77,11 @@ class Workshop:
         self._due[partition_of(media)] = 0
         self._woken.set()
 
-    async def finished(self, media: int) -> None:
-        """Return when an attempt at this medium's job has ended, here."""
+    def expect(self, media: int) -> trio.Event:
+        """An event that is set when an attempt at this medium's job has ended, here. Ask before `wake`."""
         event = trio.Event()
         self._finished.setdefault(media, []).append(event)
-        try:
-            await event.wait()
-        finally:
-            waiting = self._finished.get(media, [])
-            if event in waiting:
-                waiting.remove(event)
-            if not waiting:
-                self._finished.pop(media, None)
+        return event
 
     def statistics(self) -> WorkshopStatistics:
         return WorkshopStatistics(len(self._running), len(self._due), self._done, self._refused, self._failed)

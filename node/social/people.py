@@ -132,6 +132,12 @@ def require_sight(rows: Reader, owner: int, viewer: int) -> None:
         raise Refused("forbidden", "this account is private: only its followers see this")
 
 
+def blockable(rows: Reader, user: int, actor: int) -> bool:
+    """Whether the actor may know of the user, or has blocked them already (then a block says so again)."""
+    held = BLOCKS.get(rows, BlockKey(actor, user))
+    return (held is not None and held.by_user) or may_see(rows, user, actor).exists
+
+
 # --- signing in ----------------------------------------------------------------------------------------
 def check_session(rows: Reader, user: int, session: int, now: int) -> Signed | None:
     """Who holds the session, or None if it ended or the account is not active. Two rows in one read."""

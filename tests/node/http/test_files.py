@@ -1,6 +1,7 @@
 """Files as answers: conditions, ranges, and descriptors that come back."""
 
 import os
+from io import FileIO
 
 import httpx
 import pytest
@@ -22,7 +23,7 @@ def make_app(path):
 
     @app.get("/file")
     async def file():
-        return answer_file(request, path, etag="abc", headers=HEADERS)
+        return answer_file(request, FileIO(path), etag="abc", headers=HEADERS)
 
     return app
 
@@ -157,7 +158,7 @@ async def test_a_file_cut_short_under_the_reader_ends_the_connection(tmp_path):
 
     @app.get("/short")
     async def short():
-        response = answer_file(request, path, etag="abc", headers=HEADERS)
+        response = answer_file(request, FileIO(path), etag="abc", headers=HEADERS)
         os.truncate(path, 1000)
         return response
 

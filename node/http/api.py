@@ -1,0 +1,87 @@
+"""The public application: all routes of the API, put together."""
+
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from quart import Response
+
+from cluster import meta
+from node.http import accounts, follows, media, posts
+from node.http.admission import Admission, problem_of
+from node.http.application import Application, make_application
+from node.http.openapi import Routes, pages, render
+from node.http.problems import Problem, answer
+from node.http.tokens import key_set_of
+from node.parts import Parts
+
+
+class Health(msgspec.Struct, frozen=True):
+    status: str
+
+
+def make_api(parts: Parts) -> Application:
+    app = make_application(parts.settings.http, parts.metrics.observe)
+    admission = Admission(parts)
+    app.admit = admission.admit
+    install_errors(app)
+    renderer = parts.feeds.renderer
+    uploads = media.Uploads(parts)
+    described = [
+        accounts.make_routes(parts, admission, renderer),
+        follows.make_routes(parts, admission, renderer),
+        posts.make_routes(parts, admission, renderer, uploads),
+        media.make_routes(parts, admission, uploads),
+        operations(parts),
+    ]
+    for routes in described:
+        app.register_blueprint(routes.blueprint)
+    every = [route for routes in described for route in routes.described]
+    app.register_blueprint(pages(lambda: every, version=version("heliograph")))
+    return app
+
+
+def install_errors(app: Application) -> None:
+    """Give what the layers below raise its place in the table of problems."""
+
+    async def of_below(error: Exception) -> Any:
+        problem = problem_of(error)
+        assert problem is not None
+        return answer(problem)
+
+    from cluster.commands import Refused
+    from cluster.replicas import Overloaded
+    from cluster.router import StorageFull
+    from node.media.intake import TooLarge
+    from node.passwords import Busy
+
+    for kind in (Refused, Overloaded, StorageFull, TooLarge, Busy):
+        app.register_error_handler(kind, of_below)
+
+
+def operations(parts: Parts) -> Routes:
+    routes = Routes("operations")
+
+    @routes.add("GET", "/healthz", "The process lives", answers={200: Health}, signed_in=False, limit="none")
+    async def healthz() -> Response:
+        return render(Health("ok"))
+
+    @routes.add(
+        "GET", "/readyz", "The node can serve", answers={200: Health}, signed_in=False, limit="none",
+        problems=("unavailable",),
+    )  # fmt: skip
+    async def readyz() -> Response:
+        if parts.stopping.is_set():
+            raise Problem("unavailable", "this node is stopping", {"Retry-After": "5"})
+        return render(Health("full" if parts.room.full() else "ok"))
+
+    @routes.add(
+        "GET", "/.well-known/jwks.json", "The public keys of access tokens", answers={200: None},
+        signed_in=False,
+    )  # fmt: skip
+    async def jwks() -> Response:
+        with parts.service.read() as rows:
+            keys = meta.public_keys(rows)
+        return render(key_set_of({kid: key.public for kid, key in keys.items()}))
+
+    return routes

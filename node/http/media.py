@@ -1,0 +1,217 @@
+"""Media over HTTP: promised uploads by signed URL, and the bytes of blobs.
+
+An upload URL is a right of its own: it names medium, size and type, runs out, and needs no token. A blob is
+given to everybody while some medium shows it to everybody, else only to the bearer of a viewer's signature.
+"""
+
+import re
+from io import FileIO
+from typing import Final
+
+import msgspec
+import trio
+from quart import Response, request
+
+from cluster.replicas import now_ms
+from node.feeds.rendering import SIGNED_S
+from node.http.admission import Admission, signed, tell
+from node.http.bodies import read_json, stream
+from node.http.files import answer_file
+from node.http.openapi import Routes, parse_query, render
+from node.http.problems import Body, Problem
+from node.http.tokens import Expired, Signer, TokenError
+from node.logs import get_logger
+from node.media.probe import MEDIA_TYPES
+from node.parts import Parts, now_s
+from node.social import blobs, uploads
+from node.social.people import rfc3339
+from node.social.uploads import Promised, PromiseUpload
+from storage.blobs import BlobDamaged, BlobMissing
+from storage.ids import partition_of
+
+log = get_logger("media")
+
+PUBLIC: Final = "public, max-age=86400, immutable"  # what was public may be kept for a day
+UPLOAD: Final = "upload"  # purposes of signatures
+VIEW: Final = "media"
+# One spelling per type; `jpg` and `jpeg` are the same thing to people.
+EXTENSIONS: Final = {
+    **{one.extension: one.mime for one in MEDIA_TYPES},
+    "jpeg": "image/jpeg",
+    "jpg": "image/jpeg",
+}
+_NAME: Final = re.compile(r"([0-9a-f]{64})\.([a-z0-9]{3,5})", re.ASCII)
+
+
+class NewUpload(Body, frozen=True):
+    content_type: str
+    size: int
+    alt: str = ""
+
+
+class UploadQuery(Body, frozen=True):
+    owner: int
+    size: int
+    type: str
+    expires: int
+    signature: str
+
+
+class ViewQuery(Body, frozen=True):
+    viewer: int | None = None
+    expires: int | None = None
+    signature: str | None = None
+
+
+class PromisedUpload(msgspec.Struct, frozen=True):
+    media_id: str
+    upload_url: str
+    expires_at: str
+
+
+class StoredUpload(msgspec.Struct, frozen=True):
+    media_id: str
+    size: int
+    blake3: str
+
+
+def sign_view(signer: Signer, viewer: int, name: str, until_s: int) -> str:
+    """The query with which `viewer` may get the blob `name` until then: what renderers put behind URLs."""
+    return f"viewer={viewer}&expires={until_s}&signature={signer.sign(VIEW, (name, str(viewer)), until_s)}"
+
+
+class Uploads:
+    """What the routes of posts and of media share about uploads."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._base = parts.settings.http.public_url.rstrip("/")
+
+    def declared(self, content_type: str | None, size: int | None) -> tuple[str, int]:
+        """The declared type and size, checked. Raises Problem invalid_field, unsupported_media, too_large."""
+        if content_type is None or size is None:
+            raise Problem("invalid_field", "want content_type and size, or media_ids")
+        if content_type not in uploads.TYPES:
+            raise Problem("unsupported_media", f"content_type: one of {', '.join(sorted(uploads.TYPES))}")
+        most = self._parts.settings.media.photo_bytes_max
+        if size > most:
+            raise Problem("too_large", f"size: a photo has at most {most} bytes")
+        if size < 1:
+            raise Problem("invalid_field", "size: a photo has at least one byte")
+        return content_type, size
+
+    def promise(self, owner: int, promised: Promised, content_type: str, size: int) -> PromisedUpload:
+        """The URL to which the bytes may be PUT."""
+        expires_s = promised.expires_ms // 1000
+        fields = (str(promised.media), str(owner), str(size), content_type)
+        signature = self._parts.signer.sign(UPLOAD, fields, expires_s)
+        url = (
+            f"{self._base}/v1/uploads/{promised.media}?owner={owner}&size={size}"
+            f"&type={content_type.replace('/', '%2F')}&expires={expires_s}&signature={signature}"
+        )
+        return PromisedUpload(str(promised.media), url, rfc3339(promised.expires_ms))
+
+    async def wait_for(self, media: int) -> None:
+        """Let the medium's job begin, and wait a moment for its end."""
+        done = self._parts.workshop.expect(media)
+        self._parts.workshop.wake(media)
+        with trio.move_on_after(self._parts.settings.media.photo_wait_s):
+            await done.wait()
+
+
+def make_routes(parts: Parts, admission: Admission, shared: Uploads) -> Routes:
+    routes = Routes("media")
+    service = parts.service
+
+    @routes.add(
+        "POST", "/v1/media/upload", "Promise an upload, for an album or an avatar", body=NewUpload,
+        answers={201: PromisedUpload}, limit="uploads",
+        problems=("invalid_field", "too_large", "unsupported_media"), idempotent_by_key=True,
+    )  # fmt: skip
+    async def promise_upload() -> Response:
+        wanted = await read_json(request, NewUpload)
+        owner = signed().user
+        content_type, size = shared.declared(wanted.content_type, wanted.size)
+        async with admission.once("promise_upload", str(owner), msgspec.json.encode(wanted)) as retry:
+            command = PromiseUpload(owner, content_type, size, wanted.alt)
+            done = await service.do(partition_of(owner), command, Promised, scope=owner, retry=retry)
+        tell(done)
+        return render(shared.promise(owner, done.result, content_type, size), 201)
+
+    @routes.add(
+        "PUT", "/v1/uploads/<id:media_id>", "The bytes of a promised upload",
+        upload="application/octet-stream",
+        query=UploadQuery, answers={200: StoredUpload}, signed_in=False, limit="uploads",
+        problems=("invalid_signature", "upload_expired", "conflict", "size_mismatch", "type_mismatch"),
+    )  # fmt: skip
+    async def upload(media_id: int) -> Response:
+        query = parse_query(UploadQuery, request.args)
+        fields = (str(media_id), str(query.owner), str(query.size), query.type)
+        try:
+            parts.signer.verify(UPLOAD, fields, query.expires, query.signature, now_s())
+        except Expired:
+            raise Problem("upload_expired", "ask for a new upload URL") from None
+        except TokenError as wrong:
+            raise Problem("invalid_signature", str(wrong)) from None
+        if request.content_length not in (None, query.size):
+            raise Problem("size_mismatch", f"announced {query.size} bytes, sent {request.content_length}")
+        received = await parts.intake.receive(stream(request, query.size), query.size)
+        try:
+            if received.size != query.size:
+                raise Problem("size_mismatch", f"announced {query.size} bytes, sent {received.size}")
+            if received.type is None:
+                raise Problem("unsupported_media", "want a JPEG, PNG, WebP, AVIF, GIF or HEIC picture")
+            if received.type.mime != query.type:
+                raise Problem("type_mismatch", f"announced {query.type}, the content is {received.type.mime}")
+            stored = await parts.intake.store(received, query.owner, media_id)
+        finally:
+            received.staged.abandon()
+        command = uploads.StoreUpload(query.owner, media_id, stored.hash, stored.size, query.type)
+        done = await service.do(partition_of(query.owner), command, uploads.Stored)
+        tell(done)
+        parts.workshop.wake(media_id)
+        return render(StoredUpload(str(media_id), stored.size, stored.hash.hex()))
+
+    @routes.add(
+        "GET", "/media/<name>", "The bytes of a photo or variant", query=ViewQuery, answers={200: None},
+        signed_in=False, limit="none", problems=("not_found", "range_not_satisfiable"),
+    )  # fmt: skip
+    async def media(name: str) -> Response:
+        match = _NAME.fullmatch(name)
+        if match is None or match[2] not in EXTENSIONS:
+            raise Problem("not_found")
+        digest = bytes.fromhex(match[1])
+        with service.read() as rows:
+            blob = blobs.served(rows, digest)
+        if blob is None or blob.type != EXTENSIONS[match[2]]:
+            raise Problem("not_found")
+        caching = PUBLIC if blob.public else private_caching(parts.signer, name)
+        file = await open_blob(digest)
+        return answer_file(
+            request, file, etag=match[1], headers={"Content-Type": blob.type, "Cache-Control": caching}
+        )
+
+    async def open_blob(digest: bytes) -> FileIO:
+        try:
+            if parts.blobs.known_good(digest):
+                return parts.blobs.open(digest)
+            return await trio.to_thread.run_sync(parts.blobs.open, digest)
+        except (BlobMissing, BlobDamaged) as wrong:
+            log.error("blob_not_served", blob=digest.hex(), reason=str(wrong))
+            raise Problem("unavailable", "these bytes cannot be read here now") from None
+
+    return routes
+
+
+def private_caching(signer: Signer, name: str) -> str:
+    """The `Cache-Control` of what only the bearer of the URL may see. Raises Problem not_found, whatever is
+    wrong with the signature: without a good one there is nothing here."""
+    try:
+        query = parse_query(ViewQuery, request.args)
+        viewer, expires = query.viewer or 0, query.expires or 0
+        if expires > now_s() + SIGNED_S:
+            raise TokenError("no signature of ours lasts so long")
+        signer.verify(VIEW, (name, str(viewer)), expires, query.signature or "", now_s())
+    except (TokenError, Problem):
+        raise Problem("not_found") from None
+    return f"private, max-age={max(0, expires - now_ms() // 1000)}, immutable"
