@@ -165,7 +165,7 @@ def _finish(picture: Image.Image, original: Original, passed_over: list[str]) ->
 
 
 def _to_srgb(picture: Image.Image, profile: bytes, passed_over: list[str]) -> Image.Image:
-    """An L, RGB or CMYK picture as RGB in sRGB. Without a profile that fits it is taken to be sRGB already."""
+    """An L, RGB or CMYK picture in sRGB; without a profile that fits it is taken to be sRGB already."""
     if not profile:
         return picture.convert("RGB")
     try:
