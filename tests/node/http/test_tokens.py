@@ -6,7 +6,16 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node.http.tokens import CLOCK_SKEW_S, Expired, Keyring, Signer, TokenError, derive, load_secret
+from node.http.tokens import (
+    CLOCK_SKEW_S,
+    Expired,
+    Keyring,
+    Signer,
+    TokenError,
+    derive,
+    key_set_of,
+    load_secret,
+)
 
 NOW = 1_800_000_000
 
@@ -49,19 +58,19 @@ def test_rotation_lets_old_tokens_live_out_their_time(tmp_path):
     reloaded = make_keyring(tmp_path)
     for ring in (keyring, reloaded):
         assert ring.verify(old, NOW + 10).user_id == ring.verify(new, NOW + 10).user_id == 1
-        assert {key["kid"] for key in ring.key_set()["keys"]} == {first, second}
+        assert {kid for kid, _, _ in ring.public_keys()} == {first, second}
     assert '"private":null' in (tmp_path / "keys" / f"{first}.json").read_text()
     keyring.forget_dead(NOW + 10 + 900 + CLOCK_SKEW_S)
-    assert len(keyring.key_set()["keys"]) == 2
+    assert len(keyring.public_keys()) == 2
     keyring.forget_dead(NOW + 11 + 900 + CLOCK_SKEW_S)
-    assert [key["kid"] for key in keyring.key_set()["keys"]] == [second]
+    assert [kid for kid, _, _ in keyring.public_keys()] == [second]
     with pytest.raises(TokenError, match="does not know"):
         make_keyring(tmp_path).verify(old, NOW)
 
 
 def test_the_published_key_verifies(tmp_path):
     keyring = make_keyring(tmp_path)
-    (entry,) = keyring.key_set()["keys"]
+    (entry,) = key_set_of({kid: raw for kid, raw, _ in keyring.public_keys()})["keys"]
     key = jwt.PyJWK(entry).key
     claims = jwt.decode(
         keyring.issue(5, 6, NOW),
