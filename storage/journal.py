@@ -37,7 +37,6 @@ from storage.segments import (
     SALT_BYTES,
     TRUNCATION,
     Header,
-    JournalDamaged,
     Row,
     Scan,
     encode_row,
@@ -45,21 +44,12 @@ from storage.segments import (
     pack_head,
     read_header,
 )
-
-__all__ = [
-    "Entry",
-    "HardState",
-    "Journal",
-    "JournalDamaged",
-    "JournalFailed",
-    "JournalFull",
-    "JournalStatistics",
-    "Record",
-    "Truncation",
-    "check_record",
-]
+from storage.segments import JournalDamaged as JournalDamaged  # the name by which others know it
 
 SEGMENT_BYTES = 64 << 20  # some 200,000 commands; a start reads a few of these
+CHECKPOINT_ROOM_BYTES = (
+    512 << 10
+)  # kept free at a segment's end: 8,192 hard states, so a full disk can release
 SPARES_MAX = 2  # released segments kept for use again
 VOTE_BYTES = 16  # a node id
 _CHECKPOINTED = struct.Struct("<HQQB16s")  # partition, term, commit, 1 if there is a vote, vote
@@ -137,6 +127,7 @@ class Journal:
     def __init__(self, path: Path, segment_bytes: int) -> None:
         self._path = path
         self._segment_bytes = segment_bytes
+        self._room = min(CHECKPOINT_ROOM_BYTES, segment_bytes // 8)
         self._segments: list[_Segment] = []
         self._checkpoint: tuple[int, int] | None = None  # sequence and offset of the last one found at start
         self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -213,7 +204,7 @@ class Journal:
         """
         if self._marked:
             return 0
-        written = self._append(lambda seed: b"")
+        written = self._append(lambda seed: b"", room=0)
         self._marked = True
         return written
 
@@ -253,7 +244,7 @@ class Journal:
             for state in hard_states
         )
         states = len(tail) // _CHECKPOINTED.size
-        self._append(lambda seed: encode_row(seed, CHECKPOINT, 0, oldest, states, tail))
+        self._append(lambda seed: encode_row(seed, CHECKPOINT, 0, oldest, states, tail), room=0)
         self._marked = False
         try:
             for segment in self._segments[:count]:
@@ -279,21 +270,27 @@ class Journal:
 
     def close(self) -> None:
         """Write a last mark, unless the journal failed, and close. May be called twice."""
-        if self._fd >= 0 and not self._failed:
-            with suppress(JournalFull):  # no room even for the mark: the last batch stays a tail
-                self.mark()
-        self._close_files()
+        try:
+            if self._fd >= 0 and not self._failed:
+                with suppress(JournalFull):  # no room even for the mark: the last batch stays a tail
+                    self.mark()
+        finally:
+            self._close_files()
 
     # --- writing ---
 
-    def _append(self, encode: Callable[[int], bytes]) -> int:
-        """Write one batch, a mark and what `encode` makes with the segment's seed, and sync it."""
+    def _append(self, encode: Callable[[int], bytes], *, room: int | None = None) -> int:
+        """Write one batch, a mark and what `encode` makes with the segment's seed, and sync it.
+
+        Takes a new segment if less than `room` bytes would be left in this one.
+        """
+        room = self._room if room is None else room
         if self._failed or self._fd < 0:
             raise JournalFailed(self._failed or "the journal is closed")
         segment = self._segments[-1]
         batch = self._mark_row(segment) + encode(segment.header.seed)
-        if segment.end + len(batch) > segment.size:
-            segment = self._add_segment(max(self._segment_bytes, HEADER_BYTES + len(batch)))
+        if segment.end + len(batch) + room > segment.size:
+            segment = self._add_segment(max(self._segment_bytes, HEADER_BYTES + len(batch) + room))
             batch = self._mark_row(segment) + encode(segment.header.seed)
         try:
             if os.pwrite(self._fd, batch, segment.end) != len(batch):

@@ -8,7 +8,7 @@ import lmdb
 import pytest
 from blake3 import blake3
 
-from storage.blobs import Blobs
+from storage.blobs import BlobDamaged, Blobs
 from storage.journal import Entry, HardState, Journal, JournalDamaged
 from tests.crash.images import images
 from tests.crash.trace import GCC, run_python
@@ -74,26 +74,26 @@ def check_journal(image, before=(0, 0)):
     return written, released
 
 
-def test_the_journal(tmp_path):
-    (tmp_path / "data" / "journal").mkdir(parents=True)
-    trace = run_python(ACKNOWLEDGE + JOURNAL, tmp_path / "data", 1)
+def test_the_journal(scratch):
+    (scratch / "data" / "journal").mkdir(parents=True)
+    trace = run_python(ACKNOWLEDGE + JOURNAL, scratch / "data", 1)
     seen = set()
-    for image in images(trace, Random(2), 500, tmp_path):
+    for image in images(trace, Random(2), 500, scratch):
         check_journal(image)
         seen.add(image.cut)
     trace.close()
     assert len(seen) > 200
 
 
-def test_the_journal_cut_again_and_again(tmp_path):
+def test_the_journal_cut_again_and_again(scratch):
     """Each run starts from an image of the one before, so torn tails lie under what is written next."""
-    data = tmp_path / "data"
+    data = scratch / "data"
     (data / "journal").mkdir(parents=True)
     before = (0, 0)
     for turn in range(8):
         trace = run_python(ACKNOWLEDGE + JOURNAL, data, turn)
-        chosen = tmp_path / "chosen"
-        for number, image in enumerate(images(trace, Random(turn), 20, tmp_path)):
+        chosen = scratch / "chosen"
+        for number, image in enumerate(images(trace, Random(turn), 20, scratch)):
             if number == 12 + turn:
                 shutil.copytree(image.path, chosen)
                 after = check_journal(image, before)
@@ -155,10 +155,10 @@ def check_blobs(image):
     assert not list((image.path / "staging").iterdir())
 
 
-def test_blobs(tmp_path):
-    (tmp_path / "data").mkdir()
-    trace = run_python(ACKNOWLEDGE + BLOBS, tmp_path / "data", 3)
-    for image in images(trace, Random(4), 400, tmp_path):
+def test_blobs(scratch):
+    (scratch / "data").mkdir()
+    trace = run_python(ACKNOWLEDGE + BLOBS, scratch / "data", 3)
+    for image in images(trace, Random(4), 400, scratch):
         check_blobs(image)
     trace.close()
 
@@ -193,21 +193,21 @@ def lmdb_last(path: Path):
         environment.close()
 
 
-def test_lmdb(tmp_path):
-    (tmp_path / "data").mkdir()
-    trace = run_python(ACKNOWLEDGE + LMDB.replace("SYNC", "True"), tmp_path / "data", 5)
-    for image in images(trace, Random(6), 300, tmp_path):
+def test_lmdb(scratch):
+    (scratch / "data").mkdir()
+    trace = run_python(ACKNOWLEDGE + LMDB.replace("SYNC", "True"), scratch / "data", 5)
+    for image in images(trace, Random(6), 300, scratch):
         acknowledged = int(image.acknowledged[-1]) if image.acknowledged else 0
         if acknowledged:
             assert lmdb_last(image.path) in (acknowledged, acknowledged + 1)
     trace.close()
 
 
-def test_lmdb_without_syncs_is_found_out(tmp_path):
-    (tmp_path / "data").mkdir()
-    trace = run_python(ACKNOWLEDGE + LMDB.replace("SYNC", "False"), tmp_path / "data", 5)
+def test_lmdb_without_syncs_is_found_out(scratch):
+    (scratch / "data").mkdir()
+    trace = run_python(ACKNOWLEDGE + LMDB.replace("SYNC", "False"), scratch / "data", 5)
     lost = 0
-    for image in images(trace, Random(6), 20, tmp_path):
+    for image in images(trace, Random(6), 20, scratch):
         data = image.path / "shard" / "data.mdb"
         # Looking at the newest meta page is enough, and cannot crash on pages that were lost.
         lost += bool(image.acknowledged) and (not data.exists() or data.stat().st_size < 2 * 4096)
@@ -215,26 +215,51 @@ def test_lmdb_without_syncs_is_found_out(tmp_path):
     assert lost
 
 
-@pytest.mark.parametrize("forgotten", ["os.fdatasync(self._fd)", "os.fsync(self._directory)"])
-def test_a_journal_that_forgets_a_sync_is_found_out(tmp_path, forgotten):
-    """The journal as it is, but for one line: some image then lacks what was acknowledged."""
-    source = (Path(__file__).parents[2] / "storage" / "journal.py").read_text()
+JOURNAL_SYNCS = ["os.fdatasync(self._fd)", "os.fsync(self._directory)"]
+BLOB_SYNCS = [
+    "self._blobs._sync_file(file, self.path)",
+    "self._sync_directory(leaf)",
+    "self._sync_directory(leaf.parent)",
+    "self._sync_directory(self._root)",
+    "self._sync_directory(found.parent)",
+]
+
+
+def run_planted(module, forgotten, story, scratch):
+    """Run a story with one line taken out of a module of `storage`."""
+    source = (Path(__file__).parents[2] / "storage" / f"{module}.py").read_text()
     assert forgotten in source
-    planted = tmp_path / "planted.py"
+    planted = scratch / "planted.py"
     planted.write_text(source.replace(forgotten, "pass"))
-    (tmp_path / "data" / "journal").mkdir(parents=True)
     load = (
         "import importlib.util as load\n"
-        f"spec = load.spec_from_file_location('storage.journal', {str(planted)!r})\n"
-        "sys.modules['storage.journal'] = module = load.module_from_spec(spec)\n"
+        f"spec = load.spec_from_file_location('storage.{module}', {str(planted)!r})\n"
+        f"sys.modules['storage.{module}'] = module = load.module_from_spec(spec)\n"
         "spec.loader.exec_module(module)\n"
     )
-    trace = run_python(ACKNOWLEDGE + load + JOURNAL, tmp_path / "data", 1)
-    broken = 0
-    for image in images(trace, Random(2), 60, tmp_path):
-        try:
-            check_journal(image)
-        except (AssertionError, JournalDamaged):
-            broken += 1
+    return run_python(ACKNOWLEDGE + load + story, scratch / "data", 1)
+
+
+@pytest.mark.parametrize("forgotten", JOURNAL_SYNCS)
+def test_a_journal_that_forgets_a_sync_is_found_out(scratch, forgotten):
+    """The journal as it is, but for one line: some image then lacks what was acknowledged."""
+    (scratch / "data" / "journal").mkdir(parents=True)
+    trace = run_planted("journal", forgotten, JOURNAL, scratch)
+    assert any(broken(check_journal, image) for image in images(trace, Random(2), 100, scratch))
     trace.close()
-    assert broken
+
+
+@pytest.mark.parametrize("forgotten", BLOB_SYNCS)
+def test_a_blob_that_forgets_a_sync_is_found_out(scratch, forgotten):
+    (scratch / "data").mkdir()
+    trace = run_planted("blobs", forgotten, BLOBS, scratch)
+    assert any(broken(check_blobs, image) for image in images(trace, Random(2), 200, scratch))
+    trace.close()
+
+
+def broken(check, image):
+    try:
+        check(image)
+    except (AssertionError, JournalDamaged, BlobDamaged):
+        return True
+    return False

@@ -214,6 +214,29 @@ def test_no_room_for_a_segment_refuses_the_write_and_no_more(tmp_path, monkeypat
     assert not list((tmp_path / "a").glob("*.new"))
 
 
+def test_a_full_disk_can_still_release_and_goes_on_with_what_that_gave(tmp_path, monkeypatch):
+    journal = Journal.open(tmp_path / "a", segment_bytes=SEGMENT_BYTES)
+    for index in range(30):
+        journal.write([Entry(1, 1, index, bytes(1000))])
+
+    def full(fd, offset, length):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    states = [HardState(partition, 1, bytes(16), 30) for partition in range(40)]
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        for index in range(30, 90):
+            try:
+                journal.write([Entry(1, 1, index, bytes(1000))])
+            except JournalFull:
+                break
+        assert journal.release(lambda partition: index - 1, states) >= 2
+    journal.write([Entry(1, 1, index, bytes(1000))])
+    journal.close()
+    found = reopened(tmp_path / "a")
+    assert found[:40] == states and found[-1].index == index
+
+
 def test_marks_are_found_across_the_edges_of_the_window(tmp_path, monkeypatch):
     segment, (first, _) = crashed(tmp_path / "a", FIRST, [Entry(1, 1, 2, bytes(4000))])
     monkeypatch.setattr("storage.segments.WINDOW_BYTES", 64)
