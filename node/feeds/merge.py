@@ -1,0 +1,232 @@
+"""The feed merged from timelines: the newest posts of those whom a viewer follows, newest first; pure.
+
+A feed page takes the viewer's packs of followed authors, the heads of all those timelines in one read, and
+goes down: a head that is not among the newest needs no further look. `published` is minted and unique, so the
+order is total and a cursor is the last `published` of a page. Nothing here checks rights: pages.py does.
+
+A place in a feed is 24 bytes, `complement of published | post | author`, all big-endian, so that the order of
+bytes is the order of the feed. The complement is also what a timeline's key holds.
+"""
+
+from collections.abc import Sequence
+from heapq import heappop, heappush, heapreplace, nlargest
+from itertools import islice
+from typing import Final, NamedTuple, Protocol
+
+from node.feeds.memo import Memo
+from node.social.keys import FollowingPackKey, TimelineHeadKey, TimelineKey
+from node.social.packs import PACK_AUTHORS_MAX
+from node.social.records import FOLLOWING_PACKS, TIMELINE_HEADS, TIMELINES
+from storage.ids import ID_MAX, PARTITIONS_MAX, SEQUENCE_BITS
+from storage.keys import after
+from storage.rows import Reader
+
+TAIL_PLACES: Final = 4  # of a timeline, read at once: a page of 20 seldom takes more of one author
+TAILS_BYTES_MAX: Final = 16 << 20  # about 28,000 authors
+
+_COMPLEMENT: Final = bytes(range(255, -1, -1))  # for bytes.translate
+_PUBLISHED: Final = slice(5, 13)  # of a TimelineHead's record, behind checksum and version
+_POST: Final = slice(13, 21)
+_KEY_AUTHOR: Final = slice(3, 11)  # of a TimelineHeadKey
+_KEY_PUBLISHED: Final = slice(-8, None)  # of a TimelineKey, complemented
+_HEAD_KIND: Final = bytes((TimelineHeadKey.KIND,))
+_HEAD_KEY_BYTES: Final = 11
+_LANE_MASK: Final = (PARTITIONS_MAX - 1).to_bytes(8, "big")
+
+
+def place(published: int, post: int, author: int) -> bytes:
+    return (ID_MAX - published).to_bytes(8, "big") + post.to_bytes(8, "big") + author.to_bytes(8, "big")
+
+
+def published_of(place: bytes) -> int:
+    return ID_MAX - int.from_bytes(place[:8], "big")
+
+
+def place_after(published: int | None) -> bytes:
+    """The bound below which places come before a cursor, or are its own; none without a cursor."""
+    return b"" if published is None else (ID_MAX - max(published, 1) + 1).to_bytes(8, "big")
+
+
+class Places(Protocol):
+    """A source of places in a feed."""
+
+    def take(self, most: int) -> list[bytes]:
+        """The next places in order, each once; fewer than `most` only at the end."""
+        ...
+
+
+# --- whom the viewer follows ---------------------------------------------------------------------------
+def pack_keys(viewer: int, following: int) -> list[bytes]:
+    """The keys of all the viewer's packs; the last is that of the pack which the next author enters."""
+    return [FollowingPackKey(viewer, n).encode() for n in range(following // PACK_AUTHORS_MAX + 1)]
+
+
+def authors_in(packs: dict[bytes, bytes]) -> bytes:
+    """The authors in pack rows: 8 bytes each, in no order. Raises RecordDamaged."""
+    return b"".join([FOLLOWING_PACKS.codec.decode(key, value) for key, value in packs.items()])
+
+
+def head_keys(authors: bytes) -> list[bytes]:
+    """The keys of the authors' timeline heads, all made in one sweep.
+
+    A thousand calls of TimelineHeadKey would cost more than reading the rows: the whole pack is one number,
+    in which all the ids' partitions are shifted and masked at once.
+    """
+    count = len(authors) // 8
+    mask = int.from_bytes(_LANE_MASK * count, "big")
+    partitions = (int.from_bytes(authors, "big") >> SEQUENCE_BITS & mask).to_bytes(8 * count, "big")
+    keys = bytearray(_HEAD_KIND) * (_HEAD_KEY_BYTES * count)
+    keys[0::_HEAD_KEY_BYTES] = partitions[6::8]
+    keys[1::_HEAD_KEY_BYTES] = partitions[7::8]
+    for i in range(8):
+        keys[3 + i :: _HEAD_KEY_BYTES] = authors[i::8]
+    joined = bytes(keys)
+    return [joined[i : i + _HEAD_KEY_BYTES] for i in range(0, len(joined), _HEAD_KEY_BYTES)]
+
+
+# --- timelines -----------------------------------------------------------------------------------------
+class Tail(NamedTuple):
+    """The newest places of one timeline, as they were under this value of its head."""
+
+    head: bytes  # the head's record
+    places: tuple[bytes, ...]
+    ended: bool  # the timeline has no more
+
+    @property
+    def size(self) -> int:
+        return 300 + 70 * len(self.places)
+
+
+class Timelines:
+    """Reads timelines downwards, and remembers their newest places while their heads stay equal.
+
+    That is exact: publications only ever grow, so under one newest post a timeline can only lose posts, and
+    the head counts those that are left.
+    """
+
+    def __init__(self, bytes_max: int = TAILS_BYTES_MAX) -> None:
+        self._tails: Memo[Tail] = Memo(bytes_max)
+
+    def tail(self, rows: Reader, author: bytes, key: bytes, value: bytes) -> Tail:
+        """`key` and `value` are the row of the author's head. Raises RecordDamaged."""
+        tail = self._tails.get(author)
+        if tail is None or tail.head != value:
+            head = TIMELINE_HEADS.codec.decode(key, value)
+            newest = value[_PUBLISHED].translate(_COMPLEMENT) + value[_POST] + author
+            places = [newest, *scan(rows, author, newest, min(head.posts, TAIL_PLACES) - 1)]
+            tail = Tail(value, tuple(places), len(places) >= head.posts)
+            self._tails.put(author, tail)
+        return tail
+
+
+def scan(rows: Reader, author: bytes, beyond: bytes, most: int) -> list[bytes]:
+    """Up to `most` places of a timeline after the place `beyond`."""
+    if most <= 0:
+        return []
+    prefix = TimelineKey.prefix(int.from_bytes(author, "big"))
+    found = rows.scan(prefix + (int.from_bytes(beyond[:8], "big") + 1).to_bytes(8, "big"), after(prefix))
+    decode = TIMELINES.codec.decode
+    return [
+        key[_KEY_PUBLISHED] + decode(key, value).post.to_bytes(8, "big") + author
+        for key, value in islice(found, most)
+    ]
+
+
+class _Descent:
+    """One timeline on the way down."""
+
+    __slots__ = ("_at", "_author", "_ended", "_places", "_rows")
+
+    def __init__(self, rows: Reader, author: bytes, tail: Tail, start: bytes) -> None:
+        self._rows = rows
+        self._author = author
+        self._places: Sequence[bytes] = tail.places
+        self._ended = tail.ended
+        self._at = 0
+        while self._at < len(self._places) and self._places[self._at] < start:
+            self._at += 1
+        if self._at == len(self._places) and not self._ended:
+            # The cursor lies below what the tail holds: go there at once.
+            self._read((int.from_bytes(start, "big") - 1).to_bytes(8, "big"))
+
+    def _read(self, beyond: bytes) -> None:
+        self._places = scan(self._rows, self._author, beyond, TAIL_PLACES)
+        self._ended = len(self._places) < TAIL_PLACES
+        self._at = 0
+
+    def first(self) -> bytes | None:
+        return self._places[self._at] if self._at < len(self._places) else None
+
+    def next(self) -> bytes | None:
+        """The place after the one that was last given."""
+        self._at += 1
+        if self._at < len(self._places):
+            return self._places[self._at]
+        if self._ended:
+            return None
+        self._read(self._places[-1])
+        return self.first()
+
+
+class Merge:
+    """The places of many timelines together. For one synchronous block, like the rows it reads."""
+
+    def __init__(self, rows: Reader, timelines: Timelines, authors: bytes, start: bytes = b"") -> None:
+        """`authors` has 8 bytes each, none twice; places before `start` are passed over."""
+        self._rows = rows
+        self._timelines = timelines
+        self._start = start
+        self._heads = rows.get_many(head_keys(authors))
+        # Heads that take no part yet: `published` → key. Most are never asked for.
+        self._unused = {value[_PUBLISHED]: key for key, value in self._heads.items()}
+        self._queue: list[bytes] = []  # the newest of them, ascending
+        self._heap: list[tuple[bytes, _Descent]] = []
+        self._replace = False  # the heap's first was taken, its timeline has not moved on yet
+        if start:
+            top = start.translate(_COMPLEMENT)
+            for published in [published for published in self._unused if published > top]:
+                self._enter(published)
+
+    def take(self, most: int) -> list[bytes]:
+        taken: list[bytes] = []
+        heap = self._heap
+        while len(taken) < most:
+            self._move_on()
+            newest = self._newest(most)
+            if newest is not None and (not heap or newest.translate(_COMPLEMENT) < heap[0][0]):
+                self._queue.pop()
+                self._enter(newest)
+            if not heap:
+                break
+            taken.append(heap[0][0])
+            self._replace = True
+        return taken
+
+    def _newest(self, likely: int) -> bytes | None:
+        """The newest unused head. At first only as many are put in order as a page is likely to take."""
+        if not self._queue and self._unused:
+            if self._heap:
+                self._queue = sorted(self._unused)
+            else:
+                self._queue = nlargest(likely + 1, self._unused)[::-1]
+        return self._queue[-1] if self._queue else None
+
+    def _enter(self, published: bytes) -> None:
+        """Let the timeline with this head take part."""
+        key = self._unused.pop(published)
+        author = key[_KEY_AUTHOR]
+        tail = self._timelines.tail(self._rows, author, key, self._heads[key])
+        descent = _Descent(self._rows, author, tail, self._start)
+        first = descent.first()
+        if first is not None:
+            heappush(self._heap, (first, descent))
+
+    def _move_on(self) -> None:
+        if self._replace:
+            self._replace = False
+            descent = self._heap[0][1]
+            following = descent.next()
+            if following is None:
+                heappop(self._heap)
+            else:
+                heapreplace(self._heap, (following, descent))
