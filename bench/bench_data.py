@@ -169,7 +169,7 @@ class _Maker:
     async def media(self) -> None:
         """One medium each, in five rounds; every round settles before the next."""
         members = self.manifest.members = sorted(self.manifest.members, key=lambda member: member.username)
-        blobs = {member.user: _blobs(member.username) for member in members}
+        blobs = {member.user: blobs_of(member.username) for member in members}
         reserved: dict[bytes, int] = {}
         await self._reserve(blobs, reserved)
         await self._bulk.settle()
@@ -284,7 +284,7 @@ class _Maker:
         return found
 
 
-def _blobs(name: str) -> list[bytes]:
+def blobs_of(name: str) -> list[bytes]:
     """Hashes for an original and its eight variants."""
     return [blake3(f"{name}/{number}".encode()).digest() for number in range(9)]
 
