@@ -114,17 +114,12 @@ def put(
     apply: Apply, owner: int, media_id: int, before: Media | None, after: Media, provisional: int = 0
 ) -> None:
     """Write a medium's row and tell the partitions of its blobs what changed for them."""
-    if before == after:
+    if before is after:
         return
     MEDIA.put(apply, MediaKey(owner, media_id), after)
-    old = referred(before) if before else {}
-    if before and (before.shown, before.face, before.original, before.variants) == (
-        after.shown,
-        after.face,
-        after.original,
-        after.variants,
-    ):
+    if before is not None and _refer_alike(before, after):
         return
+    old = referred(before) if before else {}
     new = referred(after)
     for blob, public in new.items():
         if old.get(blob) != public:
@@ -132,6 +127,15 @@ def put(
     for blob in old:
         if blob not in new:
             send_drop(apply, blob, media_id)
+
+
+def _refer_alike(one: Media, other: Media) -> bool:
+    return (
+        one.shown == other.shown
+        and one.face == other.face
+        and one.original == other.original
+        and one.variants == other.variants
+    )
 
 
 def free(apply: Apply, owner: int, media_id: int, media: Media) -> None:
@@ -223,7 +227,8 @@ def continue_visibility(apply: Apply, work: SetVisibility) -> SetVisibility | No
     for key, media in found:
         shown = is_open(user) and _published(apply, media)
         after = replace(media, shown=shown, face=media.avatar and has_face(user))
-        put(apply, work.owner, key.media, media, after)
+        if after != media:
+            put(apply, work.owner, key.media, media, after)
     return SetVisibility(work.owner, found[-1][0].media) if len(found) == MEDIA_PER_PIECE else None
 
 

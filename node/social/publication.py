@@ -50,12 +50,11 @@ def failure_of(album: Mapping[int, Media]) -> str:
 
 def enter(apply: Apply, user: User, post_id: int, draft: Post, album: Album) -> Post:
     """Write a new post that shows the album's media, and those; publish it if all of them are ready."""
-    album.update(
-        {i: (before, replace(after, posts=(*after.posts, post_id))) for i, (before, after) in album.items()}
-    )
-    shown = {i: after for i, (_, after) in album.items()}
-    entries = tuple([inlined(i, medium, medium.alt) for i, medium in shown.items()])
-    post = _settle(apply, user, post_id, replace(draft, media=entries), album)
+    entries = []
+    for media_id, (before, medium) in album.items():
+        album[media_id] = (before, replace(medium, posts=(*medium.posts, post_id)))
+        entries.append(inlined(media_id, medium, medium.alt))
+    post = _settle(apply, user, post_id, draft, tuple(entries), album)
     if post.status != COMPLETE:
         UNFINISHED.put(apply, UnfinishedKey(post.author, post_id), PRESENT)
     return post
@@ -70,7 +69,7 @@ def advance(apply: Apply, owner: int, media_id: int, before: Media, after: Media
         if post is None or post.published or post.deleting:
             continue
         entries = tuple(_refreshed(apply, owner, entry, album) for entry in post.media)
-        if _settle(apply, user, post_id, replace(post, media=entries), album).status == COMPLETE:
+        if _settle(apply, user, post_id, post, entries, album).status == COMPLETE:
             UNFINISHED.delete(apply, UnfinishedKey(owner, post_id))
     for other, (was, becomes) in album.items():
         media_rows.put(apply, owner, other, was, becomes)
@@ -85,12 +84,19 @@ def _refreshed(apply: Apply, owner: int, entry: PostMedia, album: Album) -> Post
     return inlined(entry.media, album[entry.media][1], entry.alt)
 
 
-def _settle(apply: Apply, user: User | None, post_id: int, post: Post, album: Album) -> Post:
-    """Write the post with the status that its media give it; showing them if that publishes it."""
-    mine = {entry.media: album[entry.media][1] for entry in post.media}
+def _settle(
+    apply: Apply,
+    user: User | None,
+    post_id: int,
+    post: Post,
+    entries: tuple[PostMedia, ...],
+    album: Album,
+) -> Post:
+    """Write the post with its media and the status that they give it; if that publishes it, show them."""
+    mine = {entry.media: album[entry.media][1] for entry in entries}
     status = status_of([medium.state for medium in mine.values()])
     if status != COMPLETE:
-        post = replace(post, status=status, failure=failure_of(mine))
+        post = replace(post, media=entries, status=status, failure=failure_of(mine))
         POSTS.put(apply, PostKey(post_id), post)
         return post
     shown = is_open(user)
@@ -98,7 +104,7 @@ def _settle(apply: Apply, user: User | None, post_id: int, post: Post, album: Al
         if medium.shown != shown:
             album[media_id] = (album[media_id][0], replace(medium, shown=shown))
     published = apply.mint()
-    post = replace(post, status=COMPLETE, failure="", published=published)
+    post = replace(post, media=entries, status=COMPLETE, failure="", published=published)
     POSTS.put(apply, PostKey(post_id), post)
     TIMELINES.put(apply, TimelineKey(post.author, published), TimelineEntry(post_id))
     head = TIMELINE_HEADS.get(apply, TimelineHeadKey(post.author))
