@@ -180,7 +180,7 @@ class Exchange(TrioASGIHTTPConnection):
         if not isinstance(body, DataBody):
             await super()._send_response(send, response)
             return
-        # What is in memory goes out as one message instead of two, which is a twentieth of a small answer's cost.
+        # What is in memory goes out as one message instead of two: a twentieth of a small answer.
         headers = encode_headers(response.headers)
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
         await send({"type": "http.response.body", "body": body.data, "more_body": False})
