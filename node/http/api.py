@@ -16,6 +16,10 @@ from node.http.tokens import key_set_of
 from node.parts import Parts
 
 
+class KeySet(msgspec.Struct, frozen=True):
+    keys: list[dict[str, str]]
+
+
 class Health(msgspec.Struct, frozen=True):
     status: str
 
@@ -76,8 +80,7 @@ def operations(parts: Parts) -> Routes:
         return render(Health("full" if parts.room.full() else "ok"))
 
     @routes.add(
-        "GET", "/.well-known/jwks.json", "The public keys of access tokens", answers={200: None},
-        signed_in=False,
+        "GET", "/.well-known/jwks.json", "The public keys of access tokens", answers={200: KeySet}, signed_in=False
     )  # fmt: skip
     async def jwks() -> Response:
         with parts.service.read() as rows:

@@ -173,7 +173,7 @@ def make_routes(parts: Parts, admission: Admission, shared: Uploads) -> Routes:
         return render(StoredUpload(str(media_id), stored.size, stored.hash.hex()))
 
     @routes.add(
-        "GET", "/media/<name>", "The bytes of a photo or variant", query=ViewQuery, answers={200: None},
+        "GET", "/media/<name>", "The bytes of a photo or variant", query=ViewQuery, answers={200: "image/*"},
         signed_in=False, limit="none", problems=("not_found", "range_not_satisfiable"),
     )  # fmt: skip
     async def media(name: str) -> Response:

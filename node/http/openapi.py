@@ -18,7 +18,8 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from quart import Blueprint, Response, current_app
@@ -51,7 +52,7 @@ class Route(msgspec.Struct, frozen=True):
     body: Any = None  # a problems.Body, or None
     upload: str | None = None  # the media type of a body that is no JSON
     query: Any = None  # a problems.Body whose fields are the query's arguments
-    answers: Mapping[int, Any] = {}  # status → type, or None for no body
+    answers: Mapping[int, Any] = {}  # status → type or union; None for no body; a media type for bytes
     signed_in: bool = True
     limit: str | None = None  # a name of limits.Limits
     problems: tuple[str, ...] = ()
@@ -129,8 +130,8 @@ def document(routes: Iterable[Route], *, version: str, title: str = "Heliograph"
     types = [
         kind
         for route in routes
-        for kind in (route.body, route.query, *route.answers.values())
-        if kind is not None
+        for answer in (route.body, route.query, *route.answers.values())
+        for kind in _types_of(answer)
     ]
     schemas, components = msgspec.json.schema_components(types, ref_template=REFERENCES)
     by_type = {id(kind): schema for kind, schema in zip(types, schemas, strict=True)}
@@ -184,6 +185,13 @@ def pages(routes: Callable[[], Iterable[Route]], *, version: str) -> Blueprint:
     return blueprint
 
 
+def _types_of(answer: Any) -> tuple[Any, ...]:
+    """The types that JSON of this answer may have: none for no body and for bytes of a media type."""
+    if answer is None or isinstance(answer, str):
+        return ()
+    return get_args(answer) if isinstance(answer, UnionType) else (answer,)
+
+
 def _operation(route: Route, by_type: Mapping[int, Any], components: Mapping[str, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.name,
@@ -224,8 +232,12 @@ def _responses(route: Route, by_type: Mapping[int, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, kind in route.answers.items():
         responses[str(status)] = {"description": "Done"}
-        if kind is not None:
-            responses[str(status)]["content"] = {"application/json": {"schema": by_type[id(kind)]}}
+        if isinstance(kind, str):
+            responses[str(status)]["content"] = {kind: {"schema": {"type": "string", "format": "binary"}}}
+        elif kind is not None:
+            either = [by_type[id(one)] for one in _types_of(kind)]
+            schema = either[0] if len(either) == 1 else {"anyOf": either}
+            responses[str(status)]["content"] = {"application/json": {"schema": schema}}
     codes = {*route.problems, *PROBLEMS_OF_ALL}
     if route.signed_in:
         codes.add("unauthenticated")
