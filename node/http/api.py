@@ -80,7 +80,8 @@ def operations(parts: Parts) -> Routes:
         return render(Health("full" if parts.room.full() else "ok"))
 
     @routes.add(
-        "GET", "/.well-known/jwks.json", "The public keys of access tokens", answers={200: KeySet}, signed_in=False
+        "GET", "/.well-known/jwks.json", "The public keys of access tokens", answers={200: KeySet},
+        signed_in=False,
     )  # fmt: skip
     async def jwks() -> Response:
         with parts.service.read() as rows:
