@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from cluster.commands import Refused
+from node.social import edges
 from node.social.keys import (
     BlockKey,
     CountsKey,
@@ -172,6 +173,13 @@ def following_edge(rows: Reader, viewer: int, author: int) -> FollowingEdge | No
     """The viewer's end of a follow: after the message of a follow was taken, None means that it was
     declined because the viewer follows FOLLOWS_MAX already (or blocks the author)."""
     return FOLLOWING.get(rows, FollowingKey(viewer, author))
+
+
+def may_follow_more(rows: Reader, viewer: int) -> bool:
+    """Whether one more follow has room: for a clear word before the command. What holds the bound is the
+    viewer's home, which declines a grant too many."""
+    held = counts(rows, viewer)
+    return held.following + held.requested < edges.FOLLOWS_MAX
 
 
 # --- users as the API shows them -----------------------------------------------------------------------

@@ -50,6 +50,16 @@ def test_a_block_ends_follows_and_requests_both_ways(village, anna, ben, private
     refused("not_found", village.run, ben, Follow(ben, anna))
 
 
+def test_a_grant_that_meets_a_block_is_not_taken(village, anna, ben):
+    """The blocker's feed never shows the other again, not even until the other's home knows."""
+    village.run(ben, Follow(ben, anna))
+    village.run(anna, BlockUser(anna, ben))
+    village.deliver((2, 1))
+    assert not list(FOLLOWING.scan(village.rows, anna))
+    village.settle()
+    village.check_graph([anna, ben])
+
+
 def test_blocks_of_both_are_two(village, anna, ben):
     village.run(anna, BlockUser(anna, ben))
     village.run(ben, BlockUser(ben, anna))

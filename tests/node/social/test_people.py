@@ -6,6 +6,7 @@ import json
 import msgspec
 import pytest
 
+from node.social import edges
 from node.social.accounts import Suspend, UpdateProfile
 from node.social.blocks import BlockUser
 from node.social.deletion import DeleteAccount
@@ -15,6 +16,7 @@ from node.social.people import (
     Sight,
     following_edge,
     hidden_between,
+    may_follow_more,
     may_see,
     require_sight,
     rfc3339,
@@ -148,6 +150,18 @@ def test_the_viewers_end_of_a_follow():
     village.run(anna, RemoveFollower(anna, ben))
     village.settle()
     assert following_edge(village.rows, ben, anna) is None
+
+
+def test_room_for_follows(monkeypatch):
+    monkeypatch.setattr(edges, "FOLLOWS_MAX", 2)
+    village = Village()
+    anna, ben, viewer = (village.sign_up(name) for name in ("anna", "ben", "viewer"))
+    village.run(ben, UpdateProfile(ben, private=True))
+    for author in (anna, ben):
+        assert may_follow_more(village.rows, viewer)
+        village.run(author, Follow(author, viewer))
+        village.settle()
+    assert not may_follow_more(village.rows, viewer)
 
 
 def test_short_users_are_the_active_ones():
