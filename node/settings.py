@@ -111,7 +111,7 @@ class Media(Struct, frozen=True, forbid_unknown_fields=True):
     megapixels_max: Annotated[Count, _note("megapixels (millions) of one photo")] = 50
     workers: Annotated[int, _note("decoding processes; 0: one per processor", ge=0, le=256)] = 0
     job_memory_bytes: Annotated[int, _note("address space of one worker process, in bytes", ge=256 * MIB)] = (
-        GIB
+        3 * GIB // 2
     )
     job_cpu_s: Annotated[Seconds, _note("seconds of processor time for one job")] = 20.0
     job_wall_s: Annotated[Seconds, _note("seconds by the clock for one job; then its worker is killed")] = (
