@@ -149,10 +149,12 @@ static void refuse(const char *call)
     record((struct header){.op = UNTRACEABLE}, call, NULL, NULL, 0);
 }
 
+/* 0 if it is neither file nor directory: the number was closed behind our back and is a socket or pipe by now. */
 static uint64_t inode_of(int fd)
 {
     struct stat found;
-    return fstat(fd, &found) ? 0 : found.st_ino;
+    if (fstat(fd, &found) || !(S_ISREG(found.st_mode) || S_ISDIR(found.st_mode))) return 0;
+    return found.st_ino;
 }
 
 static const char *absolute(int at, const char *path, char *into)
@@ -281,7 +283,9 @@ static void wrote(int fd, const struct iovec *parts, int count, ssize_t done, ui
 {
     if (done <= 0) return;
     if (count > 1024) die("too many parts in one write");
-    if (entry(fd)->kind == MARKERS)
+    if (!inode_of(fd))
+        entry(fd)->kind = NOT_OURS;
+    else if (entry(fd)->kind == MARKERS)
         record((struct header){.op = MARK, .data = done}, NULL, NULL, parts, count);
     else
         record((struct header){.op = WRITE, .durable = entry(fd)->durable, .inode = inode_of(fd), .offset = offset,

@@ -72,24 +72,23 @@ class Trace:
         """All events in order. Raises Untraceable."""
         prefix = len(os.fspath(self.directory)) + 1
         with open(self.log, "rb") as log:
-            while head := log.read(_HEADER.size):
+            while len(head := log.read(_HEADER.size)) == _HEADER.size:  # less: killed while it logged
                 op, durable, inode, offset, size, first, second, data, _ = _HEADER.unpack(head)
-                paths = log.read(first + second).decode()
+                body = log.read(first + second + data)
+                if len(body) < first + second + data:
+                    return
                 if op == Op.UNTRACEABLE:
-                    raise Untraceable(f"the program used {paths}")
-                event = Event(
+                    raise Untraceable(f"the program used {body.decode()}")
+                yield Event(
                     Op(op),
                     bool(durable),
                     inode,
                     offset,
                     size,
-                    paths[prefix:first],
-                    paths[first + prefix :],
-                    log.read(data),
+                    body[prefix:first].decode(),
+                    body[first + prefix : first + second].decode(),
+                    body[first + second :],
                 )
-                if len(event.data) < data:
-                    return  # the program was killed while it logged
-                yield event
 
     def close(self):
         shutil.rmtree(self._scratch)

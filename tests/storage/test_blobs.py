@@ -132,6 +132,16 @@ def test_the_scrub_finds_what_rotted_after_it_was_served(blobs, tmp_path):
         blobs.size(digest)
 
 
+def test_what_was_verified_before_a_removal_is_verified_anew(blobs, tmp_path):
+    digest = put(blobs, b"right")
+    blobs.open(digest).close()
+    blobs.unlink(digest, 2)
+    put(blobs, b"right")
+    file_of(tmp_path, digest).write_bytes(b"wrong")
+    with pytest.raises(BlobDamaged):
+        blobs.open(digest)
+
+
 def test_a_put_over_damaged_bytes_mends_them(tmp_path):
     digest = put(opened(tmp_path), b"right", 9)
     file_of(tmp_path, digest).write_bytes(b"wrong")

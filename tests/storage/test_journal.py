@@ -114,13 +114,14 @@ def test_what_one_start_recovered_is_law_to_the_next(tmp_path):
 
 def test_cut_bytes_never_come_back(tmp_path):
     """The head of a torn batch is lost, its rest is on the disk; later records must not join up with it."""
-    segment, (start, _) = crashed(tmp_path / "a", FIRST, LAST)
+    segment, (start, end) = crashed(tmp_path / "a", FIRST, LAST)
     whole_first_record = 27 + len(b"two")
     mark = 27 + 8
     with open(segment, "r+b") as file:
         file.seek(start + mark)
         file.write(bytes(whole_first_record))
     assert reopened(tmp_path / "a") == FIRST
+    assert segment.stat().st_size == start + mark < end
     journal = Journal.open(tmp_path / "a", segment_bytes=SEGMENT_BYTES)
     journal.write([Entry(1, 1, 2, b"new")])
     journal._close_files()
