@@ -24,6 +24,7 @@ from storage.rows import Reader
 TAIL_PLACES: Final = 4  # of a timeline, read at once: a page of 20 seldom takes more of one author
 TAILS_BYTES_MAX: Final = 16 << 20  # about 28,000 authors
 
+PLACE_BYTES: Final = 24
 _COMPLEMENT: Final = bytes(range(255, -1, -1))  # for bytes.translate
 _PUBLISHED: Final = slice(5, 13)  # of a TimelineHead's record, behind checksum and version
 _POST: Final = slice(13, 21)
