@@ -15,6 +15,7 @@ import trio
 from cluster.commands import FEATURE_LEVEL, Declined, Execute, Refused
 from cluster.courier import Mark
 from cluster.replicas import Replicas, now_ms
+from storage.ids import partition_of
 from storage.shard import Snapshot
 
 TAKEN_WITHIN_S: Final = 1.0  # how long an answer waits for the messages of its command
@@ -55,6 +56,8 @@ class Router:
 
         `grows` says that it makes the data grow: such commands are refused when there is no room.
         """
+        if scope and partition_of(scope) != partition:
+            raise ValueError(f"scope {scope} is not of partition {partition}: its memory lies elsewhere")
         if grows and self._is_full():
             raise StorageFull("the node has no room left for writes; reads and deletes work")
         random = os.urandom(32)

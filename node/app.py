@@ -9,6 +9,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,14 +20,16 @@ from cluster.keys import META_PARTITION
 from cluster.meta import Boot, MetaMachine, PublishKeys
 from cluster.meta import encode as encode_meta
 from cluster.partition import StateMachine
-from cluster.replicas import Replicas
+from cluster.replicas import Replicas, now_ms
 from cluster.router import Router
 from cluster.writers import WriterSettings
-from node.feeds.reader import FeedReader
+from node.feeds.reader import Feeds
+from node.feeds.rendering import Renderer
 from node.http.admin import make_admin
 from node.http.api import make_api
 from node.http.cursors import Cursors
 from node.http.limits import Limits, Proxies
+from node.http.media import sign_view
 from node.http.metrics import Metrics
 from node.http.server import Address, Server
 from node.http.tokens import Keyring, Signer, derive, load_secret, write_secret
@@ -159,8 +162,9 @@ def _make_parts(
     identity = directory.identity
     intake = Intake(service, blobs)
     signer = Signer(derive(secret, "urls"))
-    feeds = FeedReader(settings.feed, signer)
-    replicas.on_changes(feeds.changed)
+    renderer = Renderer(partial(sign_view, signer), settings.http.public_url)
+    feeds = Feeds(settings.feed, renderer, shards=identity.shard_count)
+    replicas.on_changes(lambda changes: feeds.changed(changes, now_ms()))
     worker = f"{identity.node_id}/{directory.boots}"
     return Parts(
         settings=settings,

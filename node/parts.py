@@ -7,7 +7,7 @@ import trio
 from blake3 import blake3
 
 from cluster.replicas import Replicas
-from node.feeds.reader import FeedReader
+from node.feeds.reader import Feeds
 from node.http.cursors import Cursors
 from node.http.limits import Limits, Proxies
 from node.http.metrics import Metrics
@@ -38,7 +38,7 @@ class Parts:
     workshop: Workshop
     collector: Collector
     room: RoomWatch
-    feeds: FeedReader
+    feeds: Feeds
     passwords: Passwords
     keyring: Keyring
     signer: Signer  # of upload URLs and of media that not everybody may see

@@ -17,6 +17,7 @@ from node.http.bodies import read_json
 from node.http.openapi import Routes, empty, render
 from node.http.pages import PageQuery, Users, asked, opened, sealed
 from node.http.problems import Body, Problem
+from node.http.tokens import Signer, TokenError
 from node.parts import Parts, now_s
 from node.passwords import PASSWORD_MAX, PASSWORD_MIN
 from node.social import accounts, deletion, listings, people, sessions, texts
@@ -26,6 +27,7 @@ from storage.ids import IdError, parse_id, partition_of
 
 SECRET_BYTES: Final = 32
 REFRESH_BYTES: Final = 16 + SECRET_BYTES  # user id, session id, secret
+REFRESH: Final = "refresh"  # the purpose of the signature behind them
 
 
 class NewUser(Body, frozen=True):
@@ -85,17 +87,20 @@ class RefreshToken(msgspec.Struct, frozen=True):
     def hash(self) -> bytes:
         return blake3(self.secret).digest()
 
-    def text(self) -> str:
-        return urlsafe_b64encode(
-            self.user.to_bytes(8, "big") + self.session.to_bytes(8, "big") + self.secret
-        ).decode()
+    def text(self, signer: Signer) -> str:
+        """Signed, so that nobody can end a session by inventing a token for it."""
+        data = self.user.to_bytes(8, "big") + self.session.to_bytes(8, "big") + self.secret
+        written = urlsafe_b64encode(data).decode()
+        return f"{written}.{signer.sign(REFRESH, (written,), 0)}"
 
     @classmethod
-    def parse(cls, token: str) -> "RefreshToken":
+    def parse(cls, token: str, signer: Signer) -> "RefreshToken":
         """Raises Problem unauthenticated."""
+        written, _, signature = token.partition(".")
         try:
-            data = urlsafe_b64decode(token.encode())
-        except (NotBase64, ValueError):
+            data = urlsafe_b64decode(written.encode())
+            signer.verify(REFRESH, (written,), 0, signature, -1)
+        except (NotBase64, ValueError, TokenError):
             data = b""
         if len(data) != REFRESH_BYTES:
             raise Problem("unauthenticated", "this is not a refresh token of this network")
@@ -145,7 +150,7 @@ class Sessions:
     def tokens(self, token: RefreshToken) -> Tokens:
         access = self._parts.keyring.issue(token.user, token.session, now_s())
         expires_in = int(self._parts.settings.accounts.access_token_s)
-        return Tokens(access, token.text(), "Bearer", expires_in)
+        return Tokens(access, token.text(self._parts.signer), "Bearer", expires_in)
 
     async def signed_in(self, token: RefreshToken) -> SignedIn:
         await self._parts.service.caught_up("", (partition_of(token.user),))
@@ -204,7 +209,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
     )  # fmt: skip
     async def refresh_session() -> Response:
         wanted = await read_json(request, Refresh)
-        token = await session_of.refresh(RefreshToken.parse(wanted.refresh_token))
+        token = await session_of.refresh(RefreshToken.parse(wanted.refresh_token, parts.signer))
         return render(session_of.tokens(token))
 
     @routes.add("DELETE", "/v1/sessions", "Sign out: this session ends", answers={204: None})

@@ -88,8 +88,8 @@ class NodeCollector:
     def _feeds(self) -> Iterator[Metric]:
         feeds = self._parts.feeds.statistics()
         pages = CounterMetricFamily("heliograph_feed_pages", "Feed pages, by where from", labels=["source"])
-        pages.add_metric(["cache"], feeds.hits)
-        pages.add_metric(["merge"], feeds.misses)
+        pages.add_metric(["cache"], feeds.cached_pages)
+        pages.add_metric(["merge"], feeds.pages - feeds.cached_pages)
         yield pages
-        yield GaugeMetricFamily("heliograph_feed_cache_bytes", "Bytes of cached feeds", feeds.bytes)
-        yield GaugeMetricFamily("heliograph_feed_cache_readers", "Readers with a cached feed", feeds.readers)
+        yield GaugeMetricFamily("heliograph_feed_cache_bytes", "Bytes of cached feeds", feeds.cache.bytes)
+        yield GaugeMetricFamily("heliograph_feed_cache_readers", "Readers with a cached feed", feeds.cache.entries)
