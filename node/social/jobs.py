@@ -21,7 +21,7 @@ from cluster.commands import Refused
 from cluster.partition import Apply
 from node.social import media as media_rows
 from node.social.keys import FailedJobKey, JobDueKey, JobKey
-from node.social.media import FAILED, READY, STORED, check_text, replace
+from node.social.media import FAILED, READY, STORED, replace
 from node.social.publication import advance
 from node.social.records import (
     FAILED_JOBS,
@@ -37,7 +37,7 @@ from storage.rows import PRESENT, Reader
 
 TRIES_MAX: Final = 3
 BACKOFF_MS: Final = 10_000  # before the second try; doubles with each
-REASON_MAX: Final = 500  # characters of a failure's reason
+REASON_MAX: Final = 500  # characters of a failure's reason; the rest is cut
 
 
 class Claim(msgspec.Struct, array_like=True, frozen=True, tag=125):
@@ -156,17 +156,17 @@ def done(apply: Apply, command: Done) -> None:
 
 def failed(apply: Apply, command: Failed) -> None:
     job = _claimed(apply, command.media, command.attempt)
-    check_text("reason", command.reason, REASON_MAX)
+    reason = command.reason[:REASON_MAX]
     if command.permanent:
         _remove(apply, command.media, job)
-        _fail_medium(apply, command.media, job, command.reason)
+        _fail_medium(apply, command.media, job, reason)
         return
     tries = job.attempt - job.free
     if tries >= TRIES_MAX:
-        _bury(apply, command.media, job, command.reason)
+        _bury(apply, command.media, job, reason)
         return
     due = apply.now + (BACKOFF_MS << (tries - 1))
-    waiting = replace(job, worker="", until_ms=0, due_ms=due, reason=command.reason)
+    waiting = replace(job, worker="", until_ms=0, due_ms=due, reason=reason)
     _write(apply, command.media, job, waiting)
 
 

@@ -120,7 +120,7 @@ def _draft(apply: Apply, author: int, caption: str, location: str, hashtags: tup
 
 def _check_hashtags(tags: tuple[str, ...]) -> None:
     if len(tags) > HASHTAGS_MAX or any(len(tag) > 3 * HASHTAG_MAX for tag in tags):
-        raise AssertionError("hashtags that the rule does not make")  # the proposer's bug, no client's fault
+        raise Refused("invalid_field", "hashtags: not such as the rule makes of a caption")
 
 
 def _make(apply: Apply, draft: Post, album: Album) -> tuple[int, Post]:

@@ -21,9 +21,7 @@ from node.social.records import UPLOAD_EXPIRIES, Media, UploadPromise
 from storage.rows import Reader
 
 UPLOAD_PROMISE_MS: Final = 15 * 60 * 1000
-TYPES: Final = frozenset(
-    {"image/jpeg", "image/png", "image/webp", "image/avif", "image/gif", "image/heic", "image/heif"}
-)
+TYPES: Final = frozenset({"image/jpeg", "image/png", "image/webp", "image/avif", "image/gif", "image/heic"})
 EXPIRED_AT_ONCE_MAX: Final = 100  # promises per sweep; each may fail a few posts
 
 

@@ -213,3 +213,13 @@ def test_done_needs_all_variants(world, ann):
     media_id = world.photo(ann).media[0]
     world.claim(media_id)
     refused("invalid_field", world.run, media_id, Done(media_id, 1, 1, 1, "", ()))
+
+
+@pytest.mark.parametrize("permanent", [False, True])
+def test_a_long_reason_is_cut(world, ann, permanent):
+    made = world.photo(ann)
+    for _ in range(1 if permanent else TRIES_MAX):
+        world.due(made.media[0])
+        world.claim(made.media[0])
+        world.fail(made.media[0], permanent, reason="x" * 9999)
+    assert world.medium(ann, made.media[0]).failure == "x" * jobs.REASON_MAX
