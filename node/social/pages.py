@@ -147,7 +147,7 @@ def _moved(rows: Reader, author: int, cursor: GridCursor) -> list[tuple[int, int
     for key, entry in TIMELINES.scan(rows, author):
         if key.published <= cursor.anchor or len(found) == PASSED_OVER_MAX:
             break
-        if entry.post <= cursor.anchor and entry.post < cursor.place:
+        if entry.post < cursor.place:  # the first page has no such: its anchor is the newest
             found.append((entry.post, entry.post))
     return sorted(found, reverse=True)
 
