@@ -63,6 +63,15 @@ class Server(msgspec.Struct, frozen=True):
     port: int
     folder: Path
 
+    def move(self, core: int) -> None:
+        """Pin the server, with the processes it has forked, to a core."""
+        for pid in (self.pid, *_children(self.pid)):
+            os.sched_setaffinity(pid, {core})
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
 
 @contextlib.contextmanager
 def redis(folder: Path, core: int | None = None) -> Iterator[Server]:
@@ -70,7 +79,7 @@ def redis(folder: Path, core: int | None = None) -> Iterator[Server]:
     program = _program("redis-server")
     if program is None:
         raise Missing("redis-server is not installed")
-    folder.mkdir(parents=True, exist_ok=True)
+    _empty(folder)
     port = free_port()
     command = [program, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", ""]
     command += ["--appendonly", "yes", "--appendfsync", "everysec", "--daemonize", "no"]
@@ -86,17 +95,16 @@ def postgres(folder: Path, core: int | None = None) -> Iterator[Server]:
         raise Missing("postgresql is not installed")
     if not _psycopg():
         raise Missing("psycopg is not installed: pip install '.[bench]'")
-    folder.mkdir(parents=True, exist_ok=True)
+    _empty(folder)
     user = _unprivileged(folder)
     port = free_port()
-    if not (folder / "PG_VERSION").exists():
-        subprocess.run(
-            [initdb, "-D", str(folder), "-U", "bench", "-A", "trust", "-E", "UTF8", "--locale=C"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            user=user,
-            cwd="/",
-        )
+    subprocess.run(
+        [initdb, "-D", str(folder), "-U", "bench", "-A", "trust", "-E", "UTF8", "--locale=C"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        user=user,
+        cwd="/",
+    )
     settings = {
         "listen_addresses": "127.0.0.1",
         "port": port,
@@ -114,6 +122,12 @@ def postgres(folder: Path, core: int | None = None) -> Iterator[Server]:
         command += ["-c", f"{name}={value}"]
     with _running(command, folder, port, core, user=user, stop=signal.SIGINT) as process:
         yield Server(process.pid, port, folder)
+
+
+def _empty(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
 
 
 def _unprivileged(folder: Path) -> str | None:

@@ -100,6 +100,12 @@ def manifest_of(run: Run, tenth: bool = False) -> Manifest:
     return msgspec.msgpack.decode((place(run, tenth) / "manifest").read_bytes(), type=Manifest)
 
 
+def node_id_of(data: Path) -> str:
+    """The id of the node that this data directory belongs to: the issuer of its tokens."""
+    node_id: str = msgspec.json.decode((data / "node.json").read_bytes())["node_id"]
+    return node_id
+
+
 def scale_of(run: Run, tenth: bool = False) -> Scale:
     full = FULL.tenth if run.quick else FULL
     return full.tenth if tenth else full

@@ -1,8 +1,8 @@
 """The same feed over Redis (a list per reader) and PostgreSQL (posts, users, likes), in the same web stack.
 
 The server, application, access tokens, limits and metrics are the node's own. The pair is treated well: the
-feed lists are ready and hold no one who was unfollowed, media stand in the row as finished JSON, the session
-and the list come in one round trip, and nobody's rights are checked.
+feed lists are ready, media stand in the row as finished JSON, session and list come in one round trip, and
+one statement brings the page, which holds the one right that every page must ask: the follow at this moment.
 """
 
 import sys
@@ -36,13 +36,16 @@ COUNT_MAX: Final = 1_000_000_000  # a limit that counts and never refuses
 FEED: Final = """
 SELECT p.id, p.caption, p.location, p.hashtags, p.media, p.photo_url, p.likes, p.comments, p.created_at,
        u.id, u.username, u.display_name, u.avatar_url, l.user_id IS NOT NULL
-  FROM posts p JOIN users u ON u.id = p.author
+  FROM posts p JOIN users u ON u.id = p.author AND u.state = 'active'
   LEFT JOIN likes l ON l.post = p.id AND l.user_id = $2::bigint
- WHERE p.id = ANY($1::bigint[]) ORDER BY p.id DESC
+ WHERE p.id = ANY($1::bigint[])
+   AND (p.author = $2 OR EXISTS (SELECT FROM follows f WHERE f.viewer = $2 AND f.author = p.author))
+ ORDER BY p.id DESC
 """
 TABLES: Final = """
 CREATE TABLE users (id bigint PRIMARY KEY, username text NOT NULL, display_name text NOT NULL,
-    avatar_url text);
+    avatar_url text, state text NOT NULL);
+CREATE TABLE follows (viewer bigint, author bigint, PRIMARY KEY (viewer, author));
 CREATE TABLE posts (id bigint PRIMARY KEY, author bigint NOT NULL, caption text NOT NULL,
     location text NOT NULL, hashtags text NOT NULL, media text NOT NULL, photo_url text NOT NULL,
     likes int NOT NULL, comments int NOT NULL, created_at text NOT NULL);
@@ -114,7 +117,11 @@ def _fill_postgres(pair: Pair, manifest: Manifest) -> None:
         cursor.execute(TABLES)
         with cursor.copy("COPY users FROM STDIN") as copy:
             for number, member in enumerate(members):
-                copy.write_row((member.user, member.username, f"Bench {number}", None))
+                copy.write_row((member.user, member.username, f"Bench {number}", None, "active"))
+        with cursor.copy("COPY follows FROM STDIN") as copy:
+            for viewer, authors in manifest.following.items():
+                for author in authors:
+                    copy.write_row((viewer, author))
         with cursor.copy("COPY posts FROM STDIN") as copy:
             for post in manifest.posts:
                 tags = sorted({word[1:] for word in post.caption.split() if word.startswith("#")})
