@@ -180,7 +180,7 @@ def _make_parts(
         feeds=feeds,
         passwords=Passwords(settings.accounts),
         keyring=Keyring(
-            directory.keys,
+            directory.keys / "tokens",
             node_id=identity.node_id,
             token_s=settings.accounts.access_token_s,
             cache_entries=settings.accounts.token_cache_entries,
