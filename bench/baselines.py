@@ -66,7 +66,8 @@ class Server(msgspec.Struct, frozen=True):
     def move(self, core: int) -> None:
         """Pin the server, with the processes it has forked, to a core."""
         for pid in (self.pid, *_children(self.pid)):
-            os.sched_setaffinity(pid, {core})
+            with contextlib.suppress(ProcessLookupError):  # PostgreSQL's workers come and go
+                os.sched_setaffinity(pid, {core})
 
 
 def _children(pid: int) -> list[int]:

@@ -20,6 +20,7 @@ from bench.figures import Row
 from bench.measure import folder_bytes
 from bench.questions import Run
 from cluster.replicas import now_ms
+from node.app import CLUSTER_SECRET
 from node.http.tokens import derive, load_secret
 from node.social.accounts import SignedUp, SignUp
 from node.social.blobs import PROVISIONAL, Reference, Reserve, Reserved, blob_partition
@@ -35,7 +36,6 @@ DAY_MS: Final = 24 * 3600 * 1000
 PAST_MS: Final = 30 * DAY_MS  # the posts are spread over so long
 SESSION_MS: Final = 30 * DAY_MS
 SEED: Final = 20_240_101
-CLUSTER_SECRET: Final = "cluster.secret"  # as the node names it
 SIZES: Final = ((150, 150), (320, 240), (640, 480), (1080, 810))  # of the variants, pixels
 NO_PASSWORD: Final = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5IHNpZ25zIGlu$AAAAAAAAAAAAAAAAAAAAAA"
 SUNDAYS: Final = "a bridge over the river at dusk with friends who brought tea and a small dog #sunday #river"

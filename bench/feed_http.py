@@ -62,7 +62,7 @@ def _pair_of(stack: ExitStack, run: Run, manifest: Manifest) -> tuple[int, tuple
     from bench import pair  # it needs psycopg, which may be absent
 
     data = bench_data.node_of(run)
-    one = pair.Pair(redis.port, postgres.port, str(data / "keys"), bench_data.node_id_of(data))
+    one = pair.Pair(redis.port, postgres.port, str(data / lone_node.TOKEN_KEYS), bench_data.node_id_of(data))
     pair.fill(one, manifest)
     for database in (redis, postgres):
         database.move(SERVER_CORE)

@@ -30,6 +30,7 @@ from storage.directory import DataDirectory
 UNLIMITED: Final = tuple(
     f"limits.{name}_count=1000000000" for name in ("reads", "writes", "uploads", "sign_in", "sign_up")
 )
+TOKEN_KEYS: Final = "keys/tokens"  # in the data directory
 TOKEN_S: Final = 86_400  # no token may run out in the middle
 
 
@@ -52,7 +53,7 @@ def running(
 def tokens(data: Path, members: Sequence[Member]) -> list[str]:
     """Access tokens as the node on `data` issues them, for sessions that its users have."""
     now = int(time.time())
-    keyring = Keyring(data / "keys", node_id=node_id_of(data), token_s=TOKEN_S, cache_entries=1, now=now)
+    keyring = Keyring(data / TOKEN_KEYS, node_id=node_id_of(data), token_s=TOKEN_S, cache_entries=1, now=now)
     return [keyring.issue(member.user, member.session, now) for member in members]
 
 

@@ -23,6 +23,9 @@ PHOTO_BYTES: Final = 8 << 20
 VARIANT_BYTES: Final = 200_000
 CONNECTIONS: Final = 16
 READY_S: Final = 30.0
+VISIBLE_S: Final = 5.0
+OK: Final = 200
+NOT_FOUND: Final = 404
 GOALS: Final = {"variant": at_most(5), "8 MB": at_most(2)}
 
 
@@ -108,11 +111,20 @@ def _ask(
 
 
 def _get(port: int, path: str) -> bytes:
+    """The bytes of a medium; it may take a moment after publication until its partition lets all see it."""
+    deadline = time.monotonic() + VISIBLE_S
+    while (found := _got(port, path))[0] == NOT_FOUND and time.monotonic() < deadline:
+        time.sleep(0.01)
+    status, body = found
+    if status != OK:
+        raise RuntimeError(f"GET {path}: {status} {body[:200]!r}")
+    return body
+
+
+def _got(port: int, path: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=READY_S)
     connection.request("GET", path)
     answered = connection.getresponse()
     body = answered.read()
     connection.close()
-    if answered.status != 200:
-        raise RuntimeError(f"GET {path}: {answered.status} {body[:200]!r}")
-    return body
+    return answered.status, body
