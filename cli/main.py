@@ -1,50 +1,49 @@
-"""The command line: `heliograph …`."""
+"""The command line: `heliograph …`.
 
-import sys
-from pathlib import Path
+Commands are named here and imported when one is asked for, so that `heliograph --help` and a shell's
+completion are quick and no command pays for what another needs.
+"""
+
+from importlib import import_module
+from typing import Final
 
 import click
-import trio
 
-from node.app import Addresses, run_node
-from node.logs import set_up
-from node.settings import SettingsError, load
+COMMANDS: Final[dict[str, tuple[str, str]]] = {  # name → (module:attribute, the line in --help)
+    # for operators
+    "node": ("cli.node:node", "Run a node and look after it."),
+    "config": ("cli.config:config", "Show and check settings."),
+    "keys": ("cli.keys:keys", "The keys that sign access tokens."),
+    "backup": ("cli.backup:backup", "Create, verify and restore backups."),
+    "account": ("cli.account:account", "Create, show, suspend and delete accounts."),
+    "media": ("cli.media:media", "Media jobs whose tries are used up."),
+    "dead-letters": ("cli.dead_letters:dead_letters", "Messages between partitions that were refused."),
+}
 
 
-@click.group()
+class LazyGroup(click.Group):
+    """A group that imports a command when it is run or its own help is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="heliograph", prog_name="heliograph")
 def main() -> None:
-    """A photo-sharing network in one process."""
+    """A photo-sharing network in one process.
 
-
-@main.group()
-def node() -> None:
-    """Run a node and look after it."""
-
-
-@node.command("run")
-@click.option("--data", type=click.Path(path_type=Path), required=True)
-@click.option("--http", "http", default=None)
-@click.option("--admin", default=None)
-@click.option("--config", type=click.Path(path_type=Path), default=None)
-@click.option("--set", "flags", multiple=True)
-def run(data: Path, http: str | None, admin: str | None, config: Path | None, flags: tuple[str, ...]) -> None:
-    """Run a node on a data directory."""
-    flags = list(flags)  # type: ignore[assignment]
-    for section, address in (("http", http), ("admin", admin)):
-        if address:
-            host, _, port = address.rpartition(":")
-            flags = [*flags, f"{section}.host={host}", f"{section}.port={port}"]  # type: ignore[assignment]
-    try:
-        settings = load(flags=flags, config=config)
-    except SettingsError as wrong:
-        click.echo(str(wrong), err=True)
-        sys.exit(2)
-    set_up(form=settings.logs.format, level=settings.logs.level)
-
-    async def start() -> None:
-        stop = trio.Event()
-        async with trio.open_nursery() as nursery:
-            addresses: Addresses = await nursery.start(run_node, data, settings, stop)
-            click.echo(f"listening on {addresses.http.url} (admin {addresses.admin.url})", err=True)
-
-    trio.run(start)
+    Begin with `heliograph node run`. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 denied,
+    5 unreachable.
+    """

@@ -1,0 +1,70 @@
+"""`heliograph node run|status|check|compact`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.client import Target, admin, data_option, target_options
+from cli.output import json_option, print_fields, print_json, size
+
+
+@click.group()
+def node() -> None:
+    """Run a node and look after it."""
+
+
+def _address(
+    _context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[str, str] | None:
+    if value is None:
+        return None
+    host, colon, port = value.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not colon or not bare or not port.isdecimal() or (":" in bare and bare == host):
+        raise click.BadParameter(f"{value!r}: write HOST:PORT, for example 127.0.0.1:8000 or [::1]:8000")
+    return bare, port
+
+
+@node.command("run")
+@data_option
+@click.option("--http", "http", metavar="HOST:PORT", callback=_address, help="The public listener.")
+@click.option("--admin", "admin_at", metavar="HOST:PORT", callback=_address, help="The admin listener.")
+@click.option("--config", type=click.Path(path_type=Path), help="A TOML file of settings.")
+@click.option("--set", "flags", metavar="KEY=VALUE", multiple=True, help="One setting; may be repeated.")
+def run(
+    data: Path,
+    http: tuple[str, str] | None,
+    admin_at: tuple[str, str] | None,
+    config: Path | None,
+    flags: tuple[str, ...],
+) -> None:
+    """Run a node on a data directory until SIGINT or SIGTERM.
+
+    Settings come from --set, then HELIOGRAPH_SECTION_KEY in the environment, then --config, then defaults;
+    `heliograph config show` lists them.
+    """
+    from cli.running import run_until_signal
+
+    named = [("http", http), ("admin", admin_at)]
+    addresses = [
+        flag for section, at in named if at for flag in (f"{section}.host={at[0]}", f"{section}.port={at[1]}")
+    ]
+    code = run_until_signal(data, [*flags, *addresses], config)
+    raise SystemExit(code)
+
+
+@node.command("status")
+@target_options
+@json_option
+def status(target: Target, as_json: bool) -> None:
+    """How a running node stands."""
+    with admin(target) as client:
+        found: dict[str, Any] = client.get("/v1/admin/status", dict)
+    if as_json:
+        print_json(found)
+        return
+    for name in [name for name in found if name.endswith("_bytes")]:
+        found[name.removesuffix("_bytes")] = size(found.pop(name))
+    found["full"] = found["full"] or "no"
+    print_fields({name.replace("_", " "): value for name, value in found.items()})

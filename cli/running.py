@@ -1,0 +1,157 @@
+"""Running a node from the command line: signals, the first words to a person, and how each end is told.
+
+What is the world's fault (a port in use, a directory that another node holds, a damaged journal) ends with
+one clear line. What is ours (a bug, a shard that stopped) is logged with its traceback. Both exit 1.
+"""
+
+import errno
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+import trio
+
+from cli.output import FAILED, USAGE
+from cluster.commands import Refused
+from node.app import Addresses, run_node
+from node.logs import get_logger, set_up
+from node.settings import Settings, SettingsError, load
+from storage.blobs import BlobsFailed
+from storage.directory import DirectoryDamaged, DirectoryForeign, DirectoryInUse, DirectoryTooNew
+from storage.journal import JournalDamaged, JournalFailed, JournalFull
+from storage.records import RecordDamaged, RecordTooNew
+
+log = get_logger("node")
+
+# The world's fault: no traceback would tell an operator more than the exception's own words.
+WORLD: Final = (
+    *(DirectoryInUse, DirectoryForeign, DirectoryTooNew, DirectoryDamaged),
+    *(JournalDamaged, JournalFailed, JournalFull, RecordDamaged, RecordTooNew, BlobsFailed),
+    *(Refused, SettingsError, ssl.SSLError),
+)
+
+LISTENING: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
+
+
+def run_until_signal(data: Path, flags: Sequence[str], config: Path | None) -> int:
+    """Run the node; the exit code."""
+    try:
+        settings = load(flags=flags, config=config)
+    except SettingsError as wrong:
+        click.echo(f"Error: {wrong}", err=True)
+        return USAGE
+    terminal = sys.stderr.isatty()
+    if terminal and "logs.format" not in settings.sources:
+        settings = msgspec.structs.replace(
+            settings, logs=msgspec.structs.replace(settings.logs, format="console")
+        )
+    set_up(form=settings.logs.format, level=settings.logs.level)
+    return trio.run(_run, data, settings)
+
+
+async def _run(data: Path, settings: Settings) -> int:
+    serving = trio.Event()
+    try:
+        await _run_node(data, settings, serving)
+    except Exception as error:  # noqa: BLE001  # the outermost frame: every end is told
+        return _tell(error, data, settings, serving.is_set())
+    return 0
+
+
+async def _run_node(data: Path, settings: Settings, serving: trio.Event) -> None:
+    stop = trio.Event()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def listen() -> None:
+                async for number in signals:
+                    if stop.is_set():
+                        log.warning("stopping_at_once", signal=signal.Signals(number).name)
+                        nursery.cancel_scope.cancel()
+                    stop.set()
+
+            async def ended() -> None:
+                await run_node(data, settings, stop, task_status=started)
+                nursery.cancel_scope.cancel()
+
+            started = _Started(data, settings, serving)
+            nursery.start_soon(listen)
+            nursery.start_soon(ended)
+
+
+class _Started:
+    """What run_node reports to: the moment at which it serves."""
+
+    def __init__(self, data: Path, settings: Settings, serving: trio.Event) -> None:
+        self._data = data
+        self._settings = settings
+        self._serving = serving
+
+    def started(self, value: Addresses | None = None) -> None:
+        self._serving.set()
+        if value is not None and self._settings.logs.format == "console":
+            click.echo(greeting(value, self._data), err=True)
+
+
+def greeting(at: Addresses, data: Path) -> str:
+    """Where the node listens and what to do next."""
+    return f"""
+  Heliograph is running.
+
+    for people and programs   {at.http.url}    the API: {at.http.url}/docs
+    for its operator          {at.admin.url}    `heliograph node status`
+    its data                  {data.resolve()}
+
+  Next, in another terminal: open an account
+    curl {at.http.url}/v1/users -H 'Content-Type: application/json' \\
+         -d '{{"username": "ada", "password": "a good long one"}}'
+  Ctrl-C stops the node.
+"""
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in nested groups."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
+def _tell(error: BaseException, data: Path, settings: Settings, serving: bool) -> int:
+    causes = [leaf for leaf in leaves(error) if not isinstance(leaf, trio.Cancelled)]
+    words = [word for cause in causes if (word := _world(cause, settings, serving))]
+    if causes and len(words) == len(causes):
+        for word in dict.fromkeys(words):
+            log.error("the node cannot run", reason=word, data=str(data))
+            if settings.logs.format == "json":
+                click.echo(f"Error: {word}", err=True)
+        return FAILED
+    log.critical("the node stopped: a bug, or a shard that could not go on", exc_info=error)
+    return FAILED
+
+
+def _world(error: BaseException, settings: Settings, serving: bool) -> str:
+    """The clear word for what is the world's fault; empty for what is ours."""
+    if isinstance(error, JournalDamaged):
+        return f"the journal is damaged: {error}. Restore a backup; do not delete the file, it is evidence"
+    if isinstance(error, WORLD):
+        return str(error)
+    if isinstance(error, OSError) and not serving:
+        if error.filename:
+            return f"{error.filename}: {error.strerror}"
+        if error.errno in LISTENING or isinstance(error, socket.gaierror):
+            return f"cannot listen on {_listeners(settings)}: {error.strerror or error}"
+        return str(error)
+    return ""
+
+
+def _listeners(settings: Settings) -> str:
+    http, admin = settings.http, settings.admin
+    return f"{http.host}:{http.port} (--http) or {admin.host}:{admin.port} (--admin)"
