@@ -27,8 +27,7 @@ from node.feeds.merge import PLACE_BYTES, Merge, Places, Timelines, place
 from node.social.changes import Published, Restricted, decode
 from storage.rows import Reader
 
-PLACES_KEPT: Final = 150  # of a feed: seven pages of 20
-PLACES_MAX: Final = 2 * PLACES_KEPT  # then the oldest are cut off
+PLACES_KEPT: Final = 150  # of a feed: seven pages of 20; cut back to these when there are twice as many
 ENTRY_SHARE: Final = 8  # an entry may have this part of the cache: a reader of thousands does not empty it
 SEEN_MS: Final = 60_000  # no snapshot lives as long as that: it ends with its synchronous block
 ASKED_MAX: Final = 10_000  # readers remembered for having asked once
@@ -53,7 +52,18 @@ class CacheStatistics(msgspec.Struct, frozen=True):
 class Entry:
     """One reader's merged head."""
 
-    __slots__ = ("authors", "ended", "keys", "packs", "places", "pulled", "pulled_of", "reader", "size")
+    __slots__ = (
+        "authors",
+        "ended",
+        "kept",
+        "keys",
+        "packs",
+        "places",
+        "pulled",
+        "pulled_of",
+        "reader",
+        "size",
+    )
 
     def __init__(
         self,
@@ -62,19 +72,21 @@ class Entry:
         packs: dict[bytes, bytes],
         authors: bytes,
         places: list[bytes],
-        ended: bool,
+        kept: int,
     ) -> None:
+        """`places` are the newest `kept` of the feed, or all, newest first."""
         self.reader = reader
         self.keys = keys  # of the packs, that of the one still to come too
         self.packs = packs  # rows as they were read
         self.authors = authors  # 8 bytes each, the reader among them
         self.places = bytearray(b"".join(reversed(places)))  # oldest first, so that a push is an append
-        self.ended = ended  # older than the oldest place there is nothing
+        self.kept = kept
+        self.ended = len(places) < kept  # older than the oldest place there is nothing
         self.pulled = b""  # those of the authors that are merged at read
         self.pulled_of = -1  # which state of the cache's pulled authors that was
         followed = len(authors) // 8
         held = sum(len(value) for value in packs.values()) + len(authors)
-        self.size = _ENTRY_BYTES + held + followed * _FOLLOWED_BYTES + PLACES_MAX * PLACE_BYTES
+        self.size = _ENTRY_BYTES + held + followed * _FOLLOWED_BYTES + 2 * kept * PLACE_BYTES
 
     def put(self, new: bytes) -> None:
         """Put a place where it belongs; mostly that is the end."""
@@ -86,8 +98,8 @@ class Entry:
             if places[at : at + PLACE_BYTES] == new or (at == 0 and not self.ended):
                 return  # there already, or older than what the entry covers
             places[at:at] = new
-        if len(places) > PLACES_MAX * PLACE_BYTES:
-            del places[: (PLACES_MAX - PLACES_KEPT) * PLACE_BYTES]
+        if len(places) > 2 * self.kept * PLACE_BYTES:
+            del places[: -self.kept * PLACE_BYTES]
             self.ended = False
 
     def remove(self, gone: bytes) -> None:

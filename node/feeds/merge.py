@@ -24,6 +24,10 @@ from storage.rows import Reader
 TAIL_PLACES: Final = 4  # of a timeline, read at once: a page of 20 seldom takes more of one author
 TAILS_BYTES_MAX: Final = 16 << 20  # about 28,000 authors
 
+KEYS_BYTES_MAX: Final = 16 << 20  # heads' keys of about 4,500 readers who follow 50, or 130 of 2,000
+_TAIL_BYTES: Final = 300
+_HELD_KEY_BYTES: Final = 55
+_HELD_PLACE_BYTES: Final = 70
 PLACE_BYTES: Final = 24
 _COMPLEMENT: Final = bytes(range(255, -1, -1))  # for bytes.translate
 _PUBLISHED: Final = slice(5, 13)  # of a TimelineHead's record, behind checksum and version
@@ -93,10 +97,6 @@ class Tail(NamedTuple):
     places: tuple[bytes, ...]
     ended: bool  # the timeline has no more
 
-    @property
-    def size(self) -> int:
-        return 300 + 70 * len(self.places)
-
 
 class Timelines:
     """Reads timelines downwards, and remembers their newest places while their heads stay equal.
@@ -105,18 +105,27 @@ class Timelines:
     the head counts those that are left.
     """
 
-    def __init__(self, bytes_max: int = TAILS_BYTES_MAX) -> None:
-        self._tails: Memo[Tail] = Memo(bytes_max)
+    def __init__(self, tails_bytes: int = TAILS_BYTES_MAX, keys_bytes: int = KEYS_BYTES_MAX) -> None:
+        self._tails: Memo[Tail] = Memo(tails_bytes)
+        self._keys: Memo[list[bytes]] = Memo(keys_bytes)
+
+    def keys(self, authors: bytes) -> list[bytes]:
+        """The keys of the authors' heads in order, so that LMDB finds neighbours on the page at hand."""
+        keys = self._keys.find(authors)
+        if keys is None:
+            keys = sorted(head_keys(authors))
+            self._keys.keep(authors, keys, _TAIL_BYTES + len(authors) + _HELD_KEY_BYTES * len(keys))
+        return keys
 
     def tail(self, rows: Reader, author: bytes, key: bytes, value: bytes) -> Tail:
         """`key` and `value` are the row of the author's head. Raises RecordDamaged."""
-        tail = self._tails.get(author)
+        tail = self._tails.find(author)
         if tail is None or tail.head != value:
             head = TIMELINE_HEADS.codec.decode(key, value)
             newest = value[_PUBLISHED].translate(_COMPLEMENT) + value[_POST] + author
             places = [newest, *scan(rows, author, newest, min(head.posts, TAIL_PLACES) - 1)]
             tail = Tail(value, tuple(places), len(places) >= head.posts)
-            self._tails.put(author, tail)
+            self._tails.keep(author, tail, _TAIL_BYTES + _HELD_PLACE_BYTES * len(places))
         return tail
 
 
@@ -177,7 +186,7 @@ class Merge:
         self._rows = rows
         self._timelines = timelines
         self._start = start
-        self._heads = rows.get_many(head_keys(authors))
+        self._heads = rows.get_many(timelines.keys(authors))
         # Heads that take no part yet: `published` → key. Most are never asked for.
         self._unused = {value[_PUBLISHED]: key for key, value in self._heads.items()}
         self._queue: list[bytes] = []  # the newest of them, ascending

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from node.feeds.merge import Places, published_of
-from node.feeds.rendering import Author, Renderer
+from node.feeds.rendering import LIKED, Author, Renderer
 from node.social.keys import BlockKey, LikeGivenKey
 from storage.rows import Reader
 
@@ -39,77 +39,82 @@ class Viewer:
 
 def fill(rows: Reader, places: Places, viewer: Viewer, limit: int, renderer: Renderer, now_ms: int) -> Page:
     """Raises RecordDamaged."""
-    parts: list[bytes] = []
-    denied: set[bytes] = set()
+    filling = _Filling(rows, viewer, renderer, now_ms)
     count = looked_at = 0
     batch = places.take(limit + 1)  # the one more only says whether there is more
     while True:
         wanted = batch[: limit - count]
-        count += _append(rows, wanted, viewer, renderer, now_ms, denied, parts)
+        count += filling.append(wanted)
         looked_at += len(wanted)
         rest = batch[len(wanted) :]
         if not rest or count == limit or looked_at >= LOOKED_AT_MAX:
             following = published_of(wanted[-1]) if rest else None
-            return Page(b"[" + b"".join(parts)[1:] + b"]", count, following)
+            return Page(b"[" + b"".join(filling.parts)[1:] + b"]", count, following)
         batch = rest + places.take(limit + 1 - count - len(rest))
 
 
-def _append(
-    rows: Reader,
-    batch: list[bytes],
-    viewer: Viewer,
-    renderer: Renderer,
-    now_ms: int,
-    denied: set[bytes],
-    parts: list[bytes],
-) -> int:
-    """Append the posts of the batch that the viewer may see, each after a comma; how many."""
-    keys: list[bytes] = []
-    posts: list[tuple[bytes, bytes, bytes]] = []
-    authors: dict[bytes, Author] = {}
-    for place in batch:
-        author_id = place[16:]
-        if author_id in denied:
-            continue
-        author = authors.get(author_id)
-        if author is None:
-            author = authors[author_id] = renderer.author(author_id)
-            keys.append(author.user_key)
-            keys.append(author.followers + viewer.id_bytes)
-        post = place[8:16]
-        key = author.posts + post
-        keys.append(key)
-        posts.append((post, key, author_id))
-    if viewer.blocks:
-        keys += [BlockKey(viewer.id, author.id).encode() for author in authors.values()]
-    found = rows.get_many(keys)
-    for author_id, author in authors.items():
-        renderer.see(author, found.get(author.user_key))
-        if not _allowed(found, viewer, author):
-            denied.add(author_id)
-    liked = likes(rows, viewer, [post for post, _, _ in posts])
-    pieces, count = renderer.pieces, 0
-    for post, key, author_id in posts:
-        value = found.get(key)
-        if value is None or author_id in denied:
-            continue
-        author = authors[author_id]
-        rendered = pieces(post, key, value, viewer.id, author, now_ms)
-        if rendered.shown and rendered.author == author.id:
-            count += 1
-            middle = b"true" if post in liked else b"false"
-            parts += (b",", rendered.before, author.face, rendered.between, middle, rendered.after)
-    return count
+class _Filling:
+    """A page under way. One `append` is one read of all that a batch of places needs, and one of likes."""
 
+    def __init__(self, rows: Reader, viewer: Viewer, renderer: Renderer, now_ms: int) -> None:
+        self.parts: list[bytes] = []  # each post begins with a comma
+        self._rows = rows
+        self._viewer = viewer
+        self._renderer = renderer
+        self._now_ms = now_ms
+        self._denied: set[Author] = set()
 
-def _allowed(found: dict[bytes, bytes], viewer: Viewer, author: Author) -> bool:
-    if not author.active:
-        return False
-    if author.id == viewer.id:
-        return True
-    if viewer.blocks and BlockKey(viewer.id, author.id).encode() in found:
-        return False
-    return author.followers + viewer.id_bytes in found
+    def append(self, batch: list[bytes]) -> int:
+        """Append the posts of the batch that the viewer may see; how many."""
+        viewer, memo, denied = self._viewer, self._renderer.authors, self._denied
+        viewer_id = viewer.id_bytes
+        keys: list[bytes] = []
+        edges: dict[Author, bytes] = {}
+        posts: list[tuple[bytes, bytes, Author]] = []
+        for place in batch:
+            author = memo[place[16:]]
+            if author not in edges:
+                edges[author] = edge = author.followers + viewer_id
+                keys += (author.user_key, edge)
+            post = place[8:16]
+            key = author.posts + post
+            keys.append(key)
+            posts.append((post, key, author))
+        if viewer.blocks:
+            keys += [BlockKey(viewer.id, author.id).encode() for author in edges]
+        found = self._rows.get_many(keys)
+        for author, edge in edges.items():
+            user = found.get(author.user_key)
+            if user != author.value:
+                author.see(user, self._renderer)
+            if not (author.active and edge in found) or viewer.blocks:
+                self._judge(author, edge in found, found)
+        if denied:
+            posts = [one for one in posts if one[2] not in denied]
+        return self._join(posts, found)
+
+    def _judge(self, author: Author, follows: bool, found: dict[bytes, bytes]) -> None:
+        viewer = self._viewer
+        blocked = viewer.blocks and BlockKey(viewer.id, author.id).encode() in found
+        if not author.active or blocked or not (follows or author.id == viewer.id):
+            self._denied.add(author)
+
+    def _join(self, posts: list[tuple[bytes, bytes, Author]], found: dict[bytes, bytes]) -> int:
+        viewer, renderer, parts, count = self._viewer, self._renderer, self.parts, 0
+        known = renderer.posts
+        liked = likes(self._rows, viewer, [post for post, _, _ in posts])
+        for post, key, author in posts:
+            value = found.get(key)
+            if value is None:
+                continue
+            rendered = known.get(post)
+            if rendered is None or author.private or author.id == viewer.id or rendered[0] != value:
+                rendered = renderer.pieces(post, key, value, viewer.id, author, self._now_ms)
+            _, shown, before, after, _ = rendered
+            if shown:
+                count += 1
+                parts += (b",", before, author.face, LIKED[post in liked], after)
+        return count
 
 
 def likes(rows: Reader, viewer: Viewer, posts: list[bytes]) -> set[bytes]:

@@ -44,8 +44,12 @@ class FeedStatistics(msgspec.Struct, frozen=True):
 class Feeds:
     """Pages of feeds, and single posts in the same rendering."""
 
-    def __init__(self, settings: FeedSettings, renderer: Renderer, *, shards: int) -> None:
+    def __init__(
+        self, settings: FeedSettings, renderer: Renderer, *, shards: int, kept: int = PLACES_KEPT
+    ) -> None:
+        """`shards` of the node, a power of two; `kept` places in a cached feed."""
         self.renderer = renderer
+        self._kept = kept
         self._timelines = Timelines()
         self._cache = FeedCache(settings.cache_bytes, settings.pull_above, shards)
         self._pages = 0
@@ -89,8 +93,7 @@ class Feeds:
         authors = authors_in(packs) + viewer.to_bytes(8, "big")
         places: Places = Merge(rows, self._timelines, authors, start)
         if self._cache.miss(viewer) and not start:
-            held = places.take(PLACES_KEPT)
-            entry = Entry(viewer, keys, packs, authors, held, len(held) < PLACES_KEPT)
+            entry = Entry(viewer, keys, packs, authors, places.take(self._kept), self._kept)
             self._cache.fill(rows, entry, now_ms)
             places = self._cache.places(rows, self._timelines, entry, start)
         return fill(rows, places, Viewer(viewer, counts.blocks > 0), limit, self.renderer, now_ms)
@@ -101,10 +104,11 @@ class Feeds:
         found = POSTS.get_many(rows, [PostKey(post) for post in posts])
         raw = rows.get_many([key.encode() for key in found])
         who = {post.author.to_bytes(8, "big") for post in found.values()}
-        authors = {author: self.renderer.author(author) for author in who}
+        authors = {author: self.renderer.authors[author] for author in who}
         users = rows.get_many([author.user_key for author in authors.values()])
         for author in authors.values():
-            self.renderer.see(author, users.get(author.user_key))
+            if users.get(author.user_key) != author.value:
+                author.see(users.get(author.user_key), self.renderer)
         seen = Viewer(viewer, False)
         liked = likes(rows, seen, [key.post.to_bytes(8, "big") for key in found]) if viewer else set()
         bodies = []

@@ -65,6 +65,7 @@ class PostView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     id: str
     user: ShortUser
+    liked_by_me: bool  # here, so that all that follows is the same for every reader
     caption: str
     location: str
     hashtags: tuple[str, ...]
@@ -74,7 +75,6 @@ class PostView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     failure: str | None
     like_count: int
     comment_count: int
-    liked_by_me: bool
     created_at: str
     published_at: str | None
     edited_at: str | None
@@ -83,7 +83,7 @@ class PostView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Author:
     """What pages need of an author: keys made once, and the face as the user's row last said."""
 
-    __slots__ = ("active", "face", "followers", "id", "posts", "private", "size", "user_key", "value")
+    __slots__ = ("active", "face", "followers", "id", "posts", "private", "user_key", "value")
 
     def __init__(self, author: int) -> None:
         self.id = author
@@ -94,23 +94,44 @@ class Author:
         self.face = b""  # JSON of a ShortUser
         self.active = False
         self.private = False
-        self.size = 1000
+
+    def see(self, value: bytes | None, renderer: "Renderer") -> None:
+        """Take in the user's row as it is now. Raises RecordDamaged."""
+        if value is None:
+            self.active = False
+        else:
+            user = USERS.codec.decode(self.user_key, value)
+            self.face = _encode(renderer.short_user(self.id, user))
+            self.active, self.private = user.state == "active", user.private
+        self.value = value
+
+
+class Authors(Memo[Author]):
+    """Authors by the 8 bytes of their ids; whoever is not held is made anew."""
+
+    def __missing__(self, key: bytes) -> Author:
+        try:
+            return super().__missing__(key)
+        except KeyError:
+            author = Author(int.from_bytes(key, "big"))
+            self.keep(key, author, _AUTHOR_BYTES)
+            return author
 
 
 class Rendered(NamedTuple):
-    """A post in pieces: before | user | between | liked_by_me | after."""
+    """A post in pieces: before | user | liked_by_me | after."""
 
     value: bytes  # of the row from which it was made
-    until_s: int  # end of the signatures in it; 0 without
-    author: int
-    shown: bool  # complete and not under deletion
+    shown: bool  # complete, by its author and not under deletion: others may see it
     before: bytes
-    between: bytes
     after: bytes
-    size: int
+    until_s: int  # end of the signatures in it; 0 without
 
 
+LIKED: Final = (b',"liked_by_me":false', b',"liked_by_me":true')
+_AUTHOR_BYTES: Final = 1300  # object, keys, face and row
 _GAP: Final = msgspec.Raw(b"\x00")  # JSON never holds a bare NUL, so a post is cut at its gaps
+_RENDERED_BYTES: Final = 450  # objects and key of a rendered post, beside its row and its longest piece
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -131,29 +152,10 @@ class Renderer:
     ) -> None:
         self._sign = sign
         self._media_url = public_url.rstrip("/") + "/media/"
-        self._posts: Memo[Rendered] = Memo(posts_bytes)
-        self._authors: Memo[Author] = Memo(authors_bytes)
+        self.posts: Memo[Rendered] = Memo(posts_bytes)
+        self.authors = Authors(authors_bytes)
 
     # --- users -----------------------------------------------------------------------------------------
-    def author(self, author: bytes) -> Author:
-        """By the 8 bytes of the id. `see` it with the user's row before its face is used."""
-        known = self._authors.get(author)
-        if known is None:
-            known = Author(int.from_bytes(author, "big"))
-            self._authors.put(author, known)
-        return known
-
-    def see(self, author: Author, value: bytes | None) -> None:
-        """Take in the user's row. Raises RecordDamaged."""
-        if value is None:
-            author.value, author.active = None, False
-        elif value != author.value:
-            user = USERS.codec.decode(author.user_key, value)
-            author.face = _encode(self.short_user(author.id, user))
-            author.active, author.private = user.state == "active", user.private
-            author.size = 900 + len(author.face) + len(value)
-            author.value = value
-
     def short_user(self, user_id: int, user: User) -> ShortUser:
         avatar = self.avatar_url(user_id, user.avatar) if user.avatar else None
         return ShortUser(str(user_id), user.username, user.display_name, avatar)
@@ -171,10 +173,10 @@ class Renderer:
         if author.private or author.id == viewer:
             post += viewer.to_bytes(8, "big")
             until_s = signed_until(now_ms)
-        known = self._posts.get(post)
+        known = self.posts.find(post)
         if known is None or known.value != value or known.until_s != until_s:
             known = self._render(key, value, viewer, author, until_s)
-            self._posts.put(post, known)
+            self.posts.keep(post, known, _RENDERED_BYTES + len(value) + len(known.after))
         return known
 
     def _render(self, key: bytes, value: bytes, viewer: int, author: Author, until_s: int) -> Rendered:
@@ -182,10 +184,9 @@ class Renderer:
         # Gaps stand where a user and a bool belong: only here, and they are cut out at once.
         gap: Any = _GAP
         view = self._view(int.from_bytes(key[-8:], "big"), post, gap, gap, viewer, author.private, until_s)
-        before, between, after = _encode(view).split(b"\x00")
-        shown = post.status == "complete" and not post.deleting
-        size = 500 + len(value) + len(before) + len(between) + len(after)
-        return Rendered(value, until_s, post.author, shown, before, between, after, size)
+        before, _, after = _encode(view).split(b"\x00")
+        shown = post.status == "complete" and not post.deleting and post.author == author.id
+        return Rendered(value, shown, before, after, until_s)
 
     def view(self, post_id: int, post: Post, user: User, viewer: int, liked: bool, now_ms: int) -> PostView:
         """The post as a struct; the bytes of the other methods are its encoding."""
@@ -201,6 +202,7 @@ class Renderer:
         return PostView(
             id=str(post_id),
             user=user,
+            liked_by_me=liked,
             caption=post.caption,
             location=post.location,
             hashtags=post.hashtags,
@@ -210,7 +212,6 @@ class Renderer:
             failure=post.failure or None,
             like_count=post.likes,
             comment_count=post.comments,
-            liked_by_me=liked,
             created_at=rfc3339(post.created_ms),
             published_at=rfc3339(time_of(post.published)) if post.published else None,
             edited_at=rfc3339(post.edited_ms) if post.edited_ms else None,
@@ -254,5 +255,4 @@ def signed_until(now_ms: int) -> int:
 
 def joined(rendered: Rendered, face: bytes, liked: bool) -> bytes:
     """One post as JSON."""
-    middle = b"true" if liked else b"false"
-    return b"".join((rendered.before, face, rendered.between, middle, rendered.after))
+    return b"".join((rendered.before, face, LIKED[liked], rendered.after))
