@@ -18,6 +18,17 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {  # name → (module:attribute, t
     "account": ("cli.account:account", "Create, show, suspend and delete accounts."),
     "media": ("cli.media:media", "Media jobs whose tries are used up."),
     "dead-letters": ("cli.dead_letters:dead_letters", "Messages between partitions that were refused."),
+    # for people
+    "demo": ("cli.demo:demo", "A throw-away node with twelve people and their pictures."),
+    "login": ("cli.login:login", "Sign in, or sign up."),
+    "logout": ("cli.login:logout", "End the session."),
+    "post": ("cli.post:post", "Post a photo, or several as an album."),
+    "feed": ("cli.feed:feed", "The newest posts of those you follow."),
+    "follow": ("cli.social:follow", "Follow somebody."),
+    "unfollow": ("cli.social:unfollow", "Stop following somebody."),
+    "like": ("cli.social:like", "Like a post."),
+    "unlike": ("cli.social:unlike", "Take a like back."),
+    "comment": ("cli.social:comment", "Comment on a post."),
 }
 
 
