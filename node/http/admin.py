@@ -1,21 +1,22 @@
-"""The admin listener: metrics, and what the CLI asks of a running node.
+"""The admin listener: metrics, backups, and what the CLI asks of a running node.
 
 Its guards are the address it listens on (this machine only, by default) and a token that lies in the data
-directory, readable by the node's user alone.
+directory, readable by the node's user alone. What admins may do from afar, too, is in `shared_routes`.
 """
 
 import hmac
 
 import msgspec
-from quart import Response, request
+from quart import Response, g, request
 
-from node.http.api import install_errors
+from node.http import admin_accounts, admin_letters, api
+from node.http.admin_routes import AdminRoutes, Guard, operator
 from node.http.application import Application, make_application
 from node.http.gauges import NodeCollector
 from node.http.openapi import Route, Routes, render
 from node.http.problems import Problem
 from node.http.server import Server
-from node.parts import Parts
+from node.parts import Parts, now_s
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -32,56 +33,95 @@ class Status(msgspec.Struct, frozen=True):
     blobs: int
     commands_under_way: int
     messages_under_way: int
+    partitions_working: int  # with work to be continued, as after an account's deletion
     dead_letters: int
     media_jobs_running: int
-    media_jobs_failed: int
+    media_jobs_waiting: int  # partitions with a job that is due or will be
+
+
+class Rotated(msgspec.Struct, frozen=True):
+    kid: str  # the key that signs from now on
+    keys: int  # whose tokens may still live, this one included
 
 
 def make_admin(parts: Parts, public: Server) -> Application:
     app = make_application(parts.settings.http, name="heliograph-admin")
     expected = parts.admin_token.encode()
 
-    async def admit(_route: Route) -> None:
+    async def admit(route: Route) -> None:
+        g.signed = None
+        if not route.signed_in:
+            return
         given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
         if not hmac.compare_digest(given, expected):
             raise Problem("unauthenticated", "send the token in keys/admin.token of the data directory")
 
     app.admit = admit
-    install_errors(app)
+    api.install_errors(app)
     parts.metrics.registry.register(NodeCollector(parts))
     parts.metrics.watch_server(public, "http")
-    app.register_blueprint(make_routes(parts).blueprint)
+    for routes in [api.operations(parts), make_routes(parts), *shared_routes(parts, operator)]:
+        app.register_blueprint(routes.blueprint)
     return app
 
 
-def make_routes(parts: Parts) -> Routes:
-    routes = Routes("admin")
+def shared_routes(parts: Parts, guard: Guard) -> list[Routes]:
+    """What the public listener offers to admins, too; `guard` is what each asks first."""
+    return [
+        status_routes(parts, guard),
+        admin_accounts.make_routes(parts, guard),
+        admin_letters.make_routes(parts, guard),
+    ]
 
-    @routes.add("GET", "/metrics", "Metrics in Prometheus's text format", answers={200: None})
+
+def make_routes(parts: Parts) -> Routes:
+    """What is for the machine's operator alone."""
+    routes = Routes("operator")
+
+    @routes.add("GET", "/metrics", "Metrics in Prometheus's text format", answers={200: "text/plain"})
     async def metrics() -> Response:
         return Response(parts.metrics.expose(), content_type=parts.metrics.content_type)
 
+    return routes
+
+
+def status_routes(parts: Parts, guard: Guard) -> AdminRoutes:
+    routes = AdminRoutes("admin", guard)
+
     @routes.add("GET", "/v1/admin/status", "How the node stands", answers={200: Status})
     async def status() -> Response:
-        replicas, workshop = parts.replicas.statistics(), parts.workshop.statistics()
-        verdict = parts.room.verdict
-        return render(
-            Status(
-                node_id=parts.directory.identity.node_id,
-                boots=parts.directory.boots,
-                partitions=parts.partitions,
-                shards=parts.directory.identity.shard_count,
-                ready=not parts.stopping.is_set(),
-                full=getattr(verdict, "reason", ""),
-                used_bytes=parts.room.used_bytes,
-                disk_free_bytes=parts.room.disk.free_bytes,
-                blobs=parts.blobs.statistics().blobs,
-                commands_under_way=replicas.proposals,
-                messages_under_way=replicas.messages_queued,
-                dead_letters=replicas.dead_letters,
-                media_jobs_running=workshop.running,
-                media_jobs_failed=workshop.failed,
-            )
-        )
+        return render(status_of(parts))
+
+    @routes.add(
+        "POST", "/v1/admin/keys/rotate", "Sign access tokens with a new key; old ones live out their time",
+        answers={200: Rotated},
+    )  # fmt: skip
+    async def rotate() -> Response:
+        from node.app import publish_keys  # the composition root, which imports this module
+
+        kid = parts.keyring.rotate(now_s())
+        await publish_keys(parts)
+        return render(Rotated(kid, len(parts.keyring.public_keys())))
 
     return routes
+
+
+def status_of(parts: Parts) -> Status:
+    replicas, workshop = parts.replicas.statistics(), parts.workshop.statistics()
+    return Status(
+        node_id=parts.directory.identity.node_id,
+        boots=parts.directory.boots,
+        partitions=parts.partitions,
+        shards=parts.directory.identity.shard_count,
+        ready=not parts.stopping.is_set(),
+        full=getattr(parts.room.verdict, "reason", ""),
+        used_bytes=parts.room.used_bytes,
+        disk_free_bytes=parts.room.disk.free_bytes,
+        blobs=parts.blobs.statistics().blobs,
+        commands_under_way=replicas.proposals,
+        messages_under_way=replicas.messages_queued,
+        partitions_working=replicas.work,
+        dead_letters=replicas.dead_letters,
+        media_jobs_running=workshop.running,
+        media_jobs_waiting=workshop.waiting,
+    )
