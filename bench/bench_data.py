@@ -136,7 +136,7 @@ def answer(run: Run) -> list[Row]:
 
 
 # --- making it -----------------------------------------------------------------------------------------
-class _Maker:
+class Maker:
     """One stage after another; each settles before the next, so nothing refers to what is not there yet."""
 
     def __init__(self, bulk: Bulk, scale: Scale, name_key: bytes, partitions: int) -> None:
@@ -160,6 +160,7 @@ class _Maker:
         return int.from_bytes(digest, "big") % self._partitions
 
     async def sign_up(self) -> None:
+        """All users; results come in any order, so they are put in that of their names."""
         for number in range(self._scale.users + self._scale.eager):
             name = f"bench_{number:06}"
 
@@ -171,10 +172,16 @@ class _Maker:
             token = blake3(name.encode()).digest()
             command = SignUp(name, f"Bench {number}", NO_PASSWORD, token, self._now + PAST_MS + SESSION_MS)
             await self._bulk.put(self._partition_of_name(name), command, then, self._now)
+        await self._bulk.settle()
+        self.manifest.members.sort(key=lambda member: member.username)
 
     async def media(self) -> None:
-        """One medium each, in five rounds; every round settles before the next."""
-        members = self.manifest.members = sorted(self.manifest.members, key=lambda member: member.username)
+        members = await self.with_media(self.manifest.members)
+        self.manifest.members = members[: self._scale.users]
+        self.manifest.eager = members[self._scale.users :]
+
+    async def with_media(self, members: list[Member]) -> list[Member]:
+        """The members with one medium each, in rounds: each settles before the next."""
         blobs = {member.user: blobs_of(member.username) for member in members}
         reserved: dict[bytes, int] = {}
         await self._reserve(blobs, reserved)
@@ -206,9 +213,7 @@ class _Maker:
                 media[member.user], 1, 4000, 3000, "LEHV6nWB2yk8pyo0adR*.7kCMdnj", _pairs(blobs[member.user])
             )
             await self._bulk.put(partition_of(member.user), done, None, self._now)
-        named = [Member(m.user, m.session, m.username, media[m.user]) for m in members]
-        self.manifest.members = named[: self._scale.users]
-        self.manifest.eager = named[self._scale.users :]
+        return [Member(m.user, m.session, m.username, media[m.user]) for m in members]
 
     async def _reserve(self, blobs: dict[int, list[bytes]], reserved: dict[bytes, int]) -> None:
         for hashes in blobs.values():
@@ -236,7 +241,10 @@ class _Maker:
             edges += [(author, viewer) for author in chosen]
         self._random.shuffle(edges)
         for author, viewer in edges:
-            await self._bulk.put(partition_of(author), Follow(author, viewer), None, self._now)
+            await self.follow(author, viewer)
+
+    async def follow(self, author: int, viewer: int) -> None:
+        await self._bulk.put(partition_of(author), Follow(author, viewer), None, self._now)
 
     async def posts(self) -> None:
         """In random order of authors, at even times up to now."""
@@ -306,7 +314,7 @@ async def _make(node: Path, scale: Scale) -> Manifest:
     with open_directory(node) as directory:
         name_key = derive(load_secret(directory.keys / CLUSTER_SECRET), "names")
         async with open_replicas(directory) as replicas:
-            maker = _Maker(Bulk(replicas), scale, name_key, directory.identity.partition_count)
+            maker = Maker(Bulk(replicas), scale, name_key, directory.identity.partition_count)
             await maker.stage("sign-ups", maker.sign_up())
             await maker.stage("media and blobs", maker.media())
             await maker.stage("follows", maker.follows())

@@ -17,6 +17,7 @@ from bench.questions import Run
 READERS: Final = 2000
 LIKED_POSTS: Final = 20_000
 AUTHORS: Final = 100
+WARM_S: Final = 4.0  # workers start, caches fill, there are variants to ask for
 PHOTO_BYTES: Final = (8 << 20) - 4096  # of the 8 MB that a photo may have
 GOALS: Final[dict[str, tuple[str, Goal]]] = {
     "feed": ("feed page p99", at_most(100)),
@@ -44,14 +45,14 @@ def answer(run: Run) -> list[Row]:
         ]
         posts = [str(posted.post) for posted in manifest.posts[-LIKED_POSTS:]]
         highest_s, open_s = (8.0, 20.0) if run.quick else (20.0, 90.0)
+        readers = tokens[:READERS]
+        warm = open_load.run(Mix(node.port, readers, posts, authors, [], photo, WARM_S, rate=0))
         highest = open_load.run(
-            Mix(node.port, tokens[:READERS], posts, authors, [], photo, highest_s, rate=0)
+            Mix(node.port, readers, posts, authors, warm.variants, photo, highest_s, rate=0)
         )
         _require(highest)
         half = open_load.run(
-            Mix(
-                node.port, tokens[:READERS], posts, authors, highest.variants, photo, open_s, highest.rate / 2
-            )
+            Mix(node.port, readers, posts, authors, highest.variants, photo, open_s, highest.rate / 2)
         )
         after = resident_bytes(node.pid, data)
     return [*_rows(run, highest, half), _memory(run, after)]
@@ -71,7 +72,7 @@ def _rows(run: Run, highest: Mixed, half: Mixed) -> list[Row]:
             "mixed load, highest rate (100 reads : 5 likes : 1 photo of 8 MB)",
             "/s",
             highest.rate,
-            beside=f"all cores, 32 workers; then the client began {half.late_start_p99_ms:.1f} ms late (p99)",
+            beside=f"all cores, 32 workers; this client then began {half.late_start_p99_ms:.1f} ms late",
         )
     ]
     for kind, (name, goal) in GOALS.items():

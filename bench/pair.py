@@ -14,8 +14,9 @@ import trio
 from quart import Response, g, request
 
 from bench.bench_data import SIZES, Manifest, blobs_of
-from bench.pair_clients import Pool, Postgres, Redis, command
+from bench.pooled import Pool, Postgres
 from bench.processes import announce, until_input_ends
+from bench.redis_wire import Redis, command
 from cluster.replicas import now_ms
 from node.http.application import make_application
 from node.http.limits import Limits

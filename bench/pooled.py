@@ -1,7 +1,7 @@
-"""Clients of Redis and PostgreSQL for trio, as thin as can be: they must not slow the pair down.
+"""PostgreSQL for trio, and a pool of connections, as thin as can be: they must not slow the pair down.
 
-Redis' protocol (RESP2) is written and parsed here; PostgreSQL is spoken through libpq (psycopg's C binding)
-without blocking, with prepared statements. Connections are pooled: a task has one to itself.
+PostgreSQL is spoken through libpq (psycopg's C binding) without blocking, with prepared statements.
+Connections are pooled: a task has one to itself.
 """
 
 from collections import deque
@@ -30,62 +30,6 @@ class Pool(Generic[C]):
             one: C = self._idle.pop() if self._idle else await self._connect()
             yield one
             self._idle.append(one)  # a connection whose command failed is not used again
-
-
-# --- Redis ---------------------------------------------------------------------------------------------
-def command(*words: bytes) -> bytes:
-    """A command as RESP: an array of bulk strings."""
-    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
-
-
-class Redis:
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self._data = b""
-        self._at = 0
-
-    @classmethod
-    async def connect(cls, port: int) -> "Redis":
-        return cls(await trio.open_tcp_stream("127.0.0.1", port))
-
-    async def ask(self, commands: bytes, answers: int) -> list[Any]:
-        """Send commands in one piece and return their answers: bytes, int, None or lists of them."""
-        await self._stream.send_all(commands)
-        return [await self._answer() for _ in range(answers)]
-
-    async def _line(self) -> bytes:
-        while (end := self._data.find(b"\r\n", self._at)) < 0:
-            await self._more()
-        line = self._data[self._at : end]
-        self._at = end + 2
-        return line
-
-    async def _more(self) -> None:
-        data = await self._stream.receive_some(RECEIVE_BYTES)
-        if not data:
-            raise ConnectionError("Redis closed the connection")
-        self._data = self._data[self._at :] + data
-        self._at = 0
-
-    async def _answer(self) -> Any:
-        line = await self._line()
-        kind, rest = line[:1], line[1:]
-        if kind == b"$":
-            size = int(rest)
-            if size < 0:
-                return None
-            while len(self._data) < self._at + size + 2:
-                await self._more()
-            value = self._data[self._at : self._at + size]
-            self._at += size + 2
-            return value
-        if kind == b"*":
-            return [await self._answer() for _ in range(int(rest))]
-        if kind == b":":
-            return int(rest)
-        if kind == b"+":
-            return rest
-        raise RuntimeError(f"Redis: {rest.decode()}")
 
 
 # --- PostgreSQL ----------------------------------------------------------------------------------------
