@@ -162,9 +162,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 def drawn() -> list[Picture]:
     """Landscapes, the same ones each time."""
     seeds = range(len(PEOPLE) * DRAWN_PER_PERSON)
-    return [
-        Picture(f"hills under a sky, drawing {seed + 1}", lambda seed=seed: landscape(seed)) for seed in seeds
-    ]  # type: ignore[misc]
+    return [Picture(f"hills under a sky, drawing {seed + 1}", partial(landscape, seed)) for seed in seeds]
 
 
 def found_in(folder: Path) -> list[Picture]:
