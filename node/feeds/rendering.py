@@ -171,7 +171,7 @@ class Renderer:
         """A post's pieces; `post` is its id in 8 bytes, `author` is seen. Raises RecordDamaged."""
         until_s = 0
         if author.private or author.id == viewer:
-            post += viewer.to_bytes(8, "big")
+            post += viewer.to_bytes(8, "big") + (b"private" if author.private else b"own")
             until_s = signed_until(now_ms)
         known = self.posts.find(post)
         if known is None or known.value != value or known.until_s != until_s:
@@ -197,7 +197,8 @@ class Renderer:
         self, post_id: int, post: Post, user: ShortUser, liked: bool, viewer: int, private: bool, until_s: int
     ) -> PostView:
         own = post.author == viewer
-        media = tuple([self._media(entry, viewer, own, private, until_s) for entry in post.media])
+        hidden = private or not post.published  # then nothing of it has been made public
+        media = tuple([self._media(entry, viewer, own, hidden, until_s) for entry in post.media])
         first = media[0].urls if media else None
         return PostView(
             id=str(post_id),

@@ -122,6 +122,7 @@ class FeedsMachine(RuleBasedStateMachine):
                 merged = self.merged.page(self.network.rows, reader, cursor, limit, self.network.now)
                 assert page.posts == self.network.rendered(reader, expected)
                 assert merged == page
+                assert ids_of(page) == expected
                 if page.next is None:
                     assert expected == self.network.feed(reader, cursor)
                     break
