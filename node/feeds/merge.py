@@ -32,6 +32,8 @@ PLACE_BYTES: Final = 24
 _COMPLEMENT: Final = bytes(range(255, -1, -1))  # for bytes.translate
 _PUBLISHED: Final = slice(5, 13)  # of a TimelineHead's record, behind checksum and version
 _POST: Final = slice(13, 21)
+_PLACE_AUTHOR: Final = slice(16, 24)
+_SORTED_AT_ONCE: Final = 200  # heads: sorting so few costs no more than picking the newest
 _KEY_AUTHOR: Final = slice(3, 11)  # of a TimelineHeadKey
 _KEY_PUBLISHED: Final = slice(-8, None)  # of a TimelineKey, complemented
 _HEAD_KIND: Final = bytes((TimelineHeadKey.KIND,))
@@ -142,42 +144,6 @@ def scan(rows: Reader, author: bytes, beyond: bytes, most: int) -> list[bytes]:
     ]
 
 
-class _Descent:
-    """One timeline on the way down."""
-
-    __slots__ = ("_at", "_author", "_ended", "_places", "_rows")
-
-    def __init__(self, rows: Reader, author: bytes, tail: Tail, start: bytes) -> None:
-        self._rows = rows
-        self._author = author
-        self._places: Sequence[bytes] = tail.places
-        self._ended = tail.ended
-        self._at = 0
-        while self._at < len(self._places) and self._places[self._at] < start:
-            self._at += 1
-        if self._at == len(self._places) and not self._ended:
-            # The cursor lies below what the tail holds: go there at once.
-            self._read((int.from_bytes(start, "big") - 1).to_bytes(8, "big"))
-
-    def _read(self, beyond: bytes) -> None:
-        self._places = scan(self._rows, self._author, beyond, TAIL_PLACES)
-        self._ended = len(self._places) < TAIL_PLACES
-        self._at = 0
-
-    def first(self) -> bytes | None:
-        return self._places[self._at] if self._at < len(self._places) else None
-
-    def next(self) -> bytes | None:
-        """The place after the one that was last given."""
-        self._at += 1
-        if self._at < len(self._places):
-            return self._places[self._at]
-        if self._ended:
-            return None
-        self._read(self._places[-1])
-        return self.first()
-
-
 class Merge:
     """The places of many timelines together. For one synchronous block, like the rows it reads."""
 
@@ -186,11 +152,13 @@ class Merge:
         self._rows = rows
         self._timelines = timelines
         self._start = start
-        self._heads = rows.get_many(timelines.keys(authors))
-        # Heads that take no part yet: `published` → key. Most are never asked for.
-        self._unused = {value[_PUBLISHED]: key for key, value in self._heads.items()}
+        self._heads = heads = rows.get_many(timelines.keys(authors))
+        # Heads that take no part yet: `published` → key. Of thousands most are never asked for.
+        self._unused = dict(zip([value[_PUBLISHED] for value in heads.values()], heads, strict=True))
         self._queue: list[bytes] = []  # the newest of them, ascending
-        self._heap: list[tuple[bytes, _Descent]] = []
+        # Of each timeline that takes part: its next place, the tail that holds it, where in that, and whether
+        # the timeline ends with it.
+        self._heap: list[tuple[bytes, Sequence[bytes], int, bool]] = []
         self._replace = False  # the heap's first was taken, its timeline has not moved on yet
         if start:
             top = start.translate(_COMPLEMENT)
@@ -200,12 +168,13 @@ class Merge:
     def take(self, most: int) -> list[bytes]:
         taken: list[bytes] = []
         heap = self._heap
+        newest = self._newest(most)
         while len(taken) < most:
-            self._move_on()
-            newest = self._newest(most)
-            if newest is not None and (not heap or newest.translate(_COMPLEMENT) < heap[0][0]):
-                self._queue.pop()
-                self._enter(newest)
+            if self._replace:
+                self._move_on()
+            if newest is not None and (not heap or newest < heap[0][0]):
+                self._enter(self._queue.pop())
+                newest = self._newest(most)
             if not heap:
                 break
             taken.append(heap[0][0])
@@ -213,30 +182,40 @@ class Merge:
         return taken
 
     def _newest(self, likely: int) -> bytes | None:
-        """The newest unused head. At first only as many are put in order as a page is likely to take."""
+        """Where the newest unused head stands. Of many, at first only as many are put in order as a page is
+        likely to take."""
         if not self._queue and self._unused:
-            if self._heap:
-                self._queue = sorted(self._unused)
-            else:
-                self._queue = nlargest(likely + 1, self._unused)[::-1]
-        return self._queue[-1] if self._queue else None
+            few = self._heap or len(self._unused) < _SORTED_AT_ONCE
+            unused = self._unused
+            self._queue = sorted(unused) if few else nlargest(likely + 1, unused)[::-1]
+        return self._queue[-1].translate(_COMPLEMENT) if self._queue else None
 
     def _enter(self, published: bytes) -> None:
         """Let the timeline with this head take part."""
         key = self._unused.pop(published)
-        author = key[_KEY_AUTHOR]
-        tail = self._timelines.tail(self._rows, author, key, self._heads[key])
-        descent = _Descent(self._rows, author, tail, self._start)
-        first = descent.first()
-        if first is not None:
-            heappush(self._heap, (first, descent))
+        tail = self._timelines.tail(self._rows, key[_KEY_AUTHOR], key, self._heads[key])
+        places, start = tail.places, self._start
+        at = 0
+        if start:
+            while at < len(places) and places[at] < start:
+                at += 1
+        if at < len(places):
+            heappush(self._heap, (places[at], places, at, tail.ended))
+        elif not tail.ended:  # the cursor lies below what the tail holds: go there at once
+            self._descend(places[0][_PLACE_AUTHOR], (int.from_bytes(start, "big") - 1).to_bytes(8, "big"))
 
     def _move_on(self) -> None:
-        if self._replace:
-            self._replace = False
-            descent = self._heap[0][1]
-            following = descent.next()
-            if following is None:
-                heappop(self._heap)
-            else:
-                heapreplace(self._heap, (following, descent))
+        self._replace = False
+        place, places, at, ended = self._heap[0]
+        at += 1
+        if at < len(places):
+            heapreplace(self._heap, (places[at], places, at, ended))
+            return
+        heappop(self._heap)
+        if not ended:
+            self._descend(place[_PLACE_AUTHOR], place)
+
+    def _descend(self, author: bytes, beyond: bytes) -> None:
+        places = scan(self._rows, author, beyond, TAIL_PLACES)
+        if places:
+            heappush(self._heap, (places[0], places, 0, len(places) < TAIL_PLACES))
