@@ -11,30 +11,48 @@ from xml.sax.saxutils import escape
 
 from bench.figures import Report, Row, Verdict
 
-WIDTH: Final = 1080
+WIDTH: Final = 1180
 ROW_HEIGHT: Final = 42
 TOP: Final = 92
 BOTTOM: Final = 58
-LABELS: Final = 440  # width of the column of names
-VALUES: Final = 196  # width of the column of figures
-FACTOR_MIN: Final = 0.25
+LABELS: Final = 530  # width of the column of names
+VALUES: Final = 150  # width of the column of figures
+FACTOR_MIN: Final = 0.125
 FACTOR_MAX: Final = 16.0
-TICKS: Final = (0.25, 0.5, 1, 2, 4, 8, 16)
-LABEL_CHARACTERS: Final = 62
-BESIDE_CHARACTERS: Final = 78
+TICKS: Final = (0.125, 0.25, 0.5, 1, 2, 4, 8, 16)
+LABEL_CHARACTERS: Final = 72
+BESIDE_CHARACTERS: Final = 84
 
-STYLE: Final = """
-  svg { --ink: #1d2329; --soft: #68727d; --rule: #dfe3e8; --paper: #ffffff;
-        --met: #2b7a56; --missed: #c2571f; --goal: #1d2329;
-        font-family: system-ui, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', sans-serif; }
-  @media (prefers-color-scheme: dark) {
-    svg { --ink: #e8ebee; --soft: #98a2ad; --rule: #2c333b; --paper: #14181c;
-          --met: #4fb98a; --missed: #ec8a4e; --goal: #e8ebee; } }
-  .paper { fill: var(--paper); } .rule { stroke: var(--rule); } .goal { stroke: var(--goal); }
-  text { fill: var(--ink); font-size: 13px; } .title { font-size: 19px; font-weight: 600; }
-  .soft { fill: var(--soft); font-size: 11px; } .value { font-weight: 600; }
-  .met { fill: var(--met); } .missed { fill: var(--missed); } .end { text-anchor: end; }
-  .middle { text-anchor: middle; }
+LIGHT: Final = {
+    "text": "fill: #1d2329",
+    ".soft": "fill: #68727d",
+    ".paper": "fill: #ffffff",
+    ".rule": "stroke: #dfe3e8",
+    ".goal": "stroke: #1d2329",
+    ".met": "fill: #2b7a56",
+    ".missed": "fill: #c2571f",
+}
+DARK: Final = {
+    "text": "fill: #e8ebee",
+    ".soft": "fill: #98a2ad",
+    ".paper": "fill: #14181c",
+    ".rule": "stroke: #2c333b",
+    ".goal": "stroke: #e8ebee",
+    ".met": "fill: #4fb98a",
+    ".missed": "fill: #ec8a4e",
+}
+
+
+def _rules(colours: dict[str, str]) -> str:
+    return " ".join(f"{name} {{ {rule}; }}" for name, rule in colours.items())
+
+
+STYLE: Final = f"""
+  svg {{ font-family: system-ui, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', sans-serif; }}
+  text {{ font-size: 13px; }} .title {{ font-size: 19px; font-weight: 600; }} .soft {{ font-size: 11px; }}
+  .value {{ font-weight: 600; }} .end {{ text-anchor: end; }} .middle {{ text-anchor: middle; }}
+  {_rules(LIGHT)}
+  @media (prefers-color-scheme: dark) {{ {_rules(DARK)} }}
 """
 
 
@@ -48,13 +66,18 @@ def draw(report: Report) -> str:
         f"<style>{STYLE}</style>",
         f'<rect class="paper" width="{WIDTH}" height="{height}" rx="10"/>',
         '<text class="title" x="28" y="40">What was to reach, and what was reached</text>',
-        f'<text class="soft" x="28" y="62">{escape(report.machine)}</text>',
+        f'<text class="soft" x="28" y="62">{escape(_subtitle(report))}</text>',
         *_axis(height),
         *(part for number, row in enumerate(rows) for part in _row(number, row)),
         *_legend(height, rows),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _subtitle(report: Report) -> str:
+    size = ", a tenth of the data" if report.quick else ""
+    return f"{report.machine}; {report.began[:10]}{size}"
 
 
 def _x(factor: float) -> float:
