@@ -32,7 +32,7 @@ CORES = (
     "node/social/*.py",
     "node/feeds/*.py",
 )
-EDGE_CORES = ("node/http/limits.py", "node/http/cursors.py")  # pure themselves; they raise the edge's problems
+EDGE_CORES = ("node/http/limits.py", "node/http/cursors.py")  # pure, but raise problems of the edge
 SHELL_ONLY = {  # modules that bring in time, chance, threads, files or the network
     *("trio", "asyncio", "outcome", "threading", "queue", "concurrent", "multiprocessing", "subprocess"),
     *("time", "random", "secrets", "uuid", "socket", "ssl", "select", "selectors", "signal", "http"),
