@@ -63,3 +63,10 @@ def _hills(
         rise = sum(size * math.sin(turns * math.tau * x / width + phase) for turns, phase, size in waves)
         ridge.append((x, (base + rise) * height))
     draw.polygon([(0, height), *ridge, (width, height)], fill=colour)
+
+
+if __name__ == "__main__":
+    # `python -m cli.drawings 7 > photo.jpg`: a picture for who has none at hand.
+    import sys
+
+    sys.stdout.buffer.write(landscape(int(sys.argv[1])))
