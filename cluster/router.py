@@ -15,14 +15,11 @@ import trio
 from cluster.commands import FEATURE_LEVEL, Declined, Execute, Refused
 from cluster.courier import Mark
 from cluster.replicas import Replicas, now_ms
+from cluster.replicas import StorageFull as StorageFull  # raised here too, before the replicas are asked
 from storage.ids import partition_of
 from storage.shard import Snapshot
 
 TAKEN_WITHIN_S: Final = 1.0  # how long an answer waits for the messages of its command
-
-
-class StorageFull(Exception):
-    """The node's quota or disk is used up: said before a command enters the log. Deletes go on."""
 
 
 class Executed(msgspec.Struct, frozen=True):
@@ -58,8 +55,8 @@ class Router:
         """
         if scope and partition_of(scope) != partition:
             raise ValueError(f"scope {scope} is not of partition {partition}: its memory lies elsewhere")
-        if grows and self._is_full():
-            raise StorageFull("the node has no room left for writes; reads and deletes work")
+        if grows:
+            self.require_room()
         random = os.urandom(32)
         command = Execute(
             now_ms(), FEATURE_LEVEL, random[:16], scope, command_id or random[16:], fingerprint, body
@@ -72,6 +69,11 @@ class Router:
             for message in applied.sent
         )
         return Executed(applied.outcome.result, partition, applied.index, marks)
+
+    def require_room(self) -> None:
+        """Raises StorageFull where a command that grows would be refused for it."""
+        if self._is_full():
+            raise StorageFull("the node has no room left for writes; reads and deletes work")
 
     async def taken(self, executed: Executed, destination: int | None = None) -> tuple[Mark, ...]:
         """Wait until the command's messages (to one destination, or all) have taken effect, for 1 s at most.

@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 PASSWORD_MIN: Final = 8
 PASSWORD_MAX: Final = 1024
+SALT_CHARACTERS: Final = 22  # base64 of 16 bytes
+HASH_CHARACTERS: Final = 43  # of 32 bytes
 
 
 class Busy(Exception):
@@ -26,24 +28,26 @@ class Busy(Exception):
 
 class Passwords:
     def __init__(self, settings: Accounts) -> None:
-        self._hasher = PasswordHasher()
+        self._hasher = PasswordHasher(
+            settings.argon2_passes, settings.argon2_memory_kib, settings.argon2_lanes
+        )
+        # The hash of no password that anybody knows, at the same price.
+        self._decoy = (
+            f"$argon2id$v=19$m={settings.argon2_memory_kib},t={settings.argon2_passes}"
+            f",p={settings.argon2_lanes}${'A' * SALT_CHARACTERS}${'A' * HASH_CHARACTERS}"
+        )
         self._slots = trio.CapacityLimiter(settings.argon2_parallel_max)
         self._queue_max = settings.argon2_queue_max
         self._waiting = 0
-        self._decoy = ""
 
     async def hash(self, password: str) -> str:
         """The encoded Argon2id hash. Raises Busy."""
         return await self._run(self._hasher.hash, password)
 
     async def matches(self, encoded: str | None, password: str) -> bool:
-        """Whether the password is the one behind `encoded`; None, for nobody's, takes as long. Raises Busy."""
-        if encoded is None:
-            if not self._decoy:
-                self._decoy = await self.hash("nobody has this password")
-            await self._run(self._verify, self._decoy, password)
-            return False
-        return await self._run(self._verify, encoded, password)
+        """Whether the password is the one behind `encoded`; None, for nobody, takes as long. Raises Busy."""
+        fits = await self._run(self._verify, encoded or self._decoy, password)
+        return fits and encoded is not None
 
     def _verify(self, encoded: str, password: str) -> bool:
         try:

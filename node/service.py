@@ -11,21 +11,25 @@ from typing import Any, Final, Generic, TypeVar, overload
 import msgspec
 from blake3 import blake3
 
+from cluster.commands import Refused
 from cluster.courier import Mark
+from cluster.keys import META_PARTITION
 from cluster.router import Router
 from node.social.machine import encode
-from storage.ids import PARTITIONS_MAX
+from storage.ids import PARTITIONS_MAX, SEQUENCE_BITS
 from storage.shard import Snapshot
 
 T = TypeVar("T")
 TOKEN_MARKS_MAX: Final = 8
+EVERYBODY: Final = -1  # told: all partitions to which the command sends
 _COMMAND_ID_BYTES: Final = 16
 
 
 class Retry(msgspec.Struct, frozen=True):
     """What makes a retried request the same request: its key, and what it asked for.
 
-    `base` is a keyed digest of user, route and `Idempotency-Key`; `fingerprint` one of the body.
+    `base` is a keyed digest of user, route and `Idempotency-Key`; `fingerprint` one of the body, keyed
+    too: bodies may hold passwords, and fingerprints are kept.
     """
 
     base: bytes
@@ -57,6 +61,7 @@ class Service:
 
     def __init__(self, router: Router) -> None:
         self.router = router
+        self._homes = frozenset(router.replicas.partitions) - {META_PARTITION}
 
     @overload
     async def do(
@@ -65,7 +70,7 @@ class Service:
         command: msgspec.Struct,
         result: type[T],
         *,
-        scope: int = 0,
+        by: int = 0,
         retry: Retry | None = None,
         step: str = "",
         grows: bool = True,
@@ -79,7 +84,7 @@ class Service:
         command: msgspec.Struct,
         result: Any = None,
         *,
-        scope: int = 0,
+        by: int = 0,
         retry: Retry | None = None,
         step: str = "",
         grows: bool = True,
@@ -92,29 +97,34 @@ class Service:
         command: msgspec.Struct,
         result: Any = None,
         *,
-        scope: int = 0,
+        by: int = 0,
         retry: Retry | None = None,
         step: str = "",
         grows: bool = True,
         told: int | None = None,
     ) -> Done[Any]:
         """Execute a command in `partition` and wait, 1 s at most, for its messages to `told` (the acting
-        user's partition), so that what is their own shows it.
+        user's partition), so that what is their own shows it. EVERYBODY also waits until it can be read.
 
-        `scope` is the user in whose memory the command is kept: a user of that partition, or 0. A command
-        of a retried request carries an id derived from `step`. A read that must see the write asks
-        `caught_up` first.
+        A command of a request with a key is remembered as one `by` the acting user, under an id derived from
+        `step`; a retry gets the result that it had. A read that must see the write asks `caught_up` first.
+        An id from outside may name a partition that there is not: Refused `not_found`.
         """
+        if partition not in self._homes:
+            raise Refused("not_found", "there is no such id")
         executed = await self.router.execute(
             partition,
             encode(command),
-            scope=scope,
+            scope=memory_of(by, partition) if retry else 0,
             command_id=retry.step(step or type(command).__name__) if retry else b"",
             fingerprint=retry.fingerprint if retry else b"",
             grows=grows,
         )
         under_way: tuple[Mark, ...] = ()
-        if told is not None and executed.marks:
+        if told == EVERYBODY:
+            under_way = await self.router.taken(executed)
+            await self.router.visible(partition, *{destination for _, destination, _ in executed.marks})
+        elif told is not None and executed.marks:
             under_way = await self.router.taken(executed, told)
         kind: Any = type(None) if result is None else result
         decoded: Any = msgspec.msgpack.decode(executed.result, type=kind)
@@ -125,6 +135,10 @@ class Service:
         """The rows as last committed, for one synchronous block."""
         with self.router.read() as rows:
             yield rows
+
+    def require_room(self) -> None:
+        """Before bytes are taken that would have to be stored. Raises StorageFull."""
+        self.router.require_room()
 
     async def caught_up(self, token: str, own: Sequence[int] = ()) -> None:
         """Wait (1 s at most) until a client's token holds here, and its own partitions are readable.
@@ -137,6 +151,13 @@ class Service:
                 await self.router.taken_mark(mark)
         partitions = {mark if isinstance(mark, int) else mark[1] for mark in marks}
         await self.router.visible(*partitions, *own)
+
+
+def memory_of(user: int, partition: int) -> int:
+    """Under whose number `partition` remembers the requests of this user: each user's apart, so nobody's
+    requests push out another's; the user's own id at home."""
+    others = ~((PARTITIONS_MAX - 1) << SEQUENCE_BITS)
+    return user & others | partition << SEQUENCE_BITS
 
 
 def parse_token(token: str) -> list[int | Mark]:

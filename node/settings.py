@@ -98,6 +98,9 @@ class Storage(Struct, frozen=True, forbid_unknown_fields=True):
     reserve_bytes: Annotated[
         int, _note("bytes left free on the disk, so that deletes still work when it is full", ge=0)
     ] = 512 * MIB
+    segment_bytes: Annotated[
+        int, _note("bytes of one file of the journal; a batch that is larger gets a larger one", ge=MIB)
+    ] = 64 * MIB
     commit_delay_ms: Annotated[
         int, _note("milliseconds a transaction may stay open under load before it commits", ge=0, le=1000)
     ] = 50
@@ -143,6 +146,11 @@ class Accounts(Struct, frozen=True, forbid_unknown_fields=True):
     admin_session_s: Annotated[Seconds, _note("seconds after sign-in in which /v1/admin may be used")] = (
         3600.0
     )
+    argon2_memory_kib: Annotated[
+        int, _note("KiB of memory that hashing a password takes (RFC 9106); old hashes keep theirs", ge=64)
+    ] = 65_536
+    argon2_passes: Annotated[int, _note("passes over that memory", ge=1, le=100)] = 3
+    argon2_lanes: Annotated[int, _note("lanes that it is filled in", ge=1, le=8)] = 4
     argon2_parallel_max: Annotated[
         Count, _note("password hashes computed at once; each takes 64 MiB and 0.1 s of a processor")
     ] = 2

@@ -12,7 +12,7 @@ from quart import Response, g, request
 from cluster.commands import Refused
 from cluster.replicas import now_ms
 from node.feeds.rendering import Renderer
-from node.http.admission import Admission, answer_headers, signed, tell, viewer
+from node.http.admission import Admission, answer_headers, is_suspended, signed, tell, viewer
 from node.http.bodies import read_json
 from node.http.openapi import Routes, empty, render
 from node.http.pages import PageQuery, Users, asked, opened, sealed
@@ -24,9 +24,13 @@ from node.social import accounts, deletion, listings, people, sessions, texts
 from node.social.people import UserView
 from node.social.texts import folded
 from storage.ids import IdError, parse_id, partition_of
+from storage.rows import Reader
 
+NOBODYS_MEDIA: Final = 1  # stands for an id of 0, which to the state machine means no avatar
+NEVER_MS: Final = -1  # when no password was set
 SECRET_BYTES: Final = 32
 REFRESH_BYTES: Final = 16 + SECRET_BYTES  # user id, session id, secret
+NEWCOMERS: Final = 1 << 23  # under which number, of each partition, sign-ups are remembered; nobody's id
 REFRESH: Final = "refresh"  # the purpose of the signature behind them
 
 
@@ -129,12 +133,19 @@ class Sessions:
     async def open(self, user: int, password: str) -> RefreshToken:
         changed_ms = await self.check(user, password)
         secret = urandom(SECRET_BYTES)
+        with self._parts.service.read() as rows:
+            if is_suspended(rows, user):
+                raise Problem("suspended")
         command = sessions.OpenSession(user, changed_ms, blake3(secret).digest(), self.expires_ms())
-        done = await self._parts.service.do(partition_of(user), command, sessions.Opened)
+        # Not what grows: whoever must make room has to sign in first, and a user's sessions are bounded.
+        done = await self._parts.service.do(partition_of(user), command, sessions.Opened, grows=False)
         tell(done)
         return RefreshToken(user, done.result.session, secret)
 
     async def refresh(self, token: RefreshToken) -> RefreshToken:
+        with self._parts.service.read() as rows:
+            if is_suspended(rows, token.user):
+                raise Problem("suspended")
         secret = urandom(SECRET_BYTES)
         command = sessions.RefreshSession(
             token.user, token.session, token.hash, blake3(secret).digest(), self.expires_ms()
@@ -167,7 +178,8 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
 
     @routes.add(
         "POST", "/v1/users", "Sign up", body=NewUser, answers={201: SignedIn}, signed_in=False,
-        limit="sign_up", problems=("username_taken", "invalid_field", "rate_limited"), idempotent_by_key=True,
+        asks_who=False, limit="sign_up", problems=("username_taken", "invalid_field", "invalid_password"),
+        idempotent_by_key=True,
     )  # fmt: skip
     async def sign_up() -> Response:
         wanted = await read_json(request, NewUser)
@@ -177,21 +189,21 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
         answer_headers().update(verdict.headers())
         home = parts.partition_of_name(wanted.username)
         password_hash = await parts.passwords.hash(wanted.password)
-        async with admission.once("sign_up", folded(wanted.username), msgspec.json.encode(wanted)) as retry:
+        async with admission.once(folded(wanted.username), msgspec.json.encode(wanted)) as retry:
             # A retried sign-up must give tokens that work: the secret is drawn from the key, not at random.
             secret = retry.step("secret") + retry.step("secret 2") if retry else urandom(SECRET_BYTES)
             command = accounts.SignUp(
                 wanted.username, wanted.display_name, password_hash, blake3(secret).digest(),
                 session_of.expires_ms(),
             )  # fmt: skip
-            done = await service.do(home, command, accounts.SignedUp, scope=home << 10, retry=retry)
+            done = await service.do(home, command, accounts.SignedUp, by=NEWCOMERS, retry=retry)
             tell(done)
         token = RefreshToken(done.result.user, done.result.session, secret)
         return render(await session_of.signed_in(token), 201)
 
     @routes.add(
         "POST", "/v1/sessions", "Sign in", body=SignIn, answers={201: SignedIn}, signed_in=False,
-        limit="sign_in", problems=("wrong_credentials", "suspended", "rate_limited"),
+        asks_who=False, limit="sign_in", problems=("wrong_credentials", "suspended"),
     )  # fmt: skip
     async def sign_in() -> Response:
         wanted = await read_json(request, SignIn)
@@ -199,13 +211,13 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
         keys = [f"name:{name}", f"{g.address}:sign_in"]
         answer_headers().update(parts.limits.take("sign_in", keys, now_s()).headers())
         with service.read() as rows:
-            user = people.user_named(rows, parts.partition_of_name(name), name) if name else None
+            user = named(parts, rows, wanted.username)
         token = await session_of.open(user or 0, wanted.password)
         return render(await session_of.signed_in(token), 201)
 
     @routes.add(
         "POST", "/v1/sessions/refresh", "A new pair of tokens for the old", body=Refresh,
-        answers={200: Tokens}, signed_in=False, problems=("unauthenticated",),
+        answers={200: Tokens}, signed_in=False, asks_who=False, problems=("unauthenticated", "suspended"),
     )  # fmt: skip
     async def refresh_session() -> Response:
         wanted = await read_json(request, Refresh)
@@ -225,7 +237,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
 
     @routes.add(
         "PATCH", "/v1/users/me", "Change one's profile", body=Profile, answers={200: UserView},
-        problems=("invalid_field", "conflict"), idempotent_by_key=True,
+        problems=("invalid_field", "conflict"),
     )  # fmt: skip
     async def change_profile() -> Response:
         wanted = await read_json(request, Profile)
@@ -234,34 +246,50 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
             who.user, wanted.display_name, wanted.bio, avatar_of(wanted), wanted.private
         )
         home = partition_of(who.user)
-        async with admission.once("change_profile", str(who.user), msgspec.json.encode(wanted)) as retry:
-            tell(await service.do(home, command, scope=who.user, retry=retry))
+        tell(await service.do(home, command))
         await service.caught_up("", (home,))
         return render(await own())
 
     @routes.add(
         "POST", "/v1/users/me/password", "Change the password; other sessions end", body=NewPassword,
-        answers={204: None}, limit="sign_in", problems=("wrong_credentials", "invalid_field"),
+        answers={204: None}, limit="sign_in", problems=("wrong_credentials", "invalid_password"),
+        idempotent_by_key=True,
     )  # fmt: skip
     async def change_password() -> Response:
         wanted = await read_json(request, NewPassword)
         check_password(wanted.new)
         who = signed()
-        changed_ms = await checked_again(who.user, wanted.current)
-        password_hash = await parts.passwords.hash(wanted.new)
-        command = sessions.ChangePassword(who.user, who.session, changed_ms, password_hash)
-        tell(await service.do(partition_of(who.user), command))
+        async with admission.once(who.user, msgspec.json.encode(wanted)) as retry:
+            try:
+                changed_ms = await checked_again(who.user, wanted.current)
+            except Problem as problem:
+                # A retry of what was done names a password that is no longer the current one. What was
+                # remembered of it answers; if nothing was, the command is refused.
+                if retry is None or problem.code != "wrong_credentials":
+                    raise
+                changed_ms = NEVER_MS
+            password_hash = await parts.passwords.hash(wanted.new)
+            command = sessions.ChangePassword(who.user, who.session, changed_ms, password_hash)
+            home = partition_of(who.user)
+            try:
+                tell(await service.do(home, command, by=who.user, retry=retry, grows=False))
+            except Refused as refusal:
+                if refusal.code == "unauthenticated":  # the password changed while this one was checked
+                    raise Problem("wrong_credentials") from None
+                raise
         return empty()
 
     @routes.add(
         "POST", "/v1/users/me/delete", "Delete the account and all that it made", body=Goodbye,
-        answers={202: None}, limit="sign_in", problems=("wrong_credentials",),
+        answers={202: None}, limit="sign_in", problems=("wrong_credentials",), idempotent_by_key=True,
     )  # fmt: skip
     async def delete_account() -> Response:
         wanted = await read_json(request, Goodbye)
         who = signed()
-        await checked_again(who.user, wanted.password)
-        tell(await service.do(partition_of(who.user), deletion.DeleteAccount(who.user), grows=False))
+        async with admission.once(who.user, msgspec.json.encode(wanted)):
+            # Needs no memory: a retry finds the session ended, which says that it was done.
+            await checked_again(who.user, wanted.password)
+            tell(await service.do(partition_of(who.user), deletion.DeleteAccount(who.user), grows=False))
         return empty(202)
 
     @routes.add(
@@ -278,10 +306,11 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
     )  # fmt: skip
     async def user_by_name(username: str) -> Response:
         with service.read() as rows:
-            found = people.user_named(rows, parts.partition_of_name(username), username)
-            if found is None:
-                raise Refused("not_found", f"there is no user named {username[:40]}")
-            return render(people.user_view(rows, found, viewer(), renderer.avatar_url))
+            found = named(parts, rows, username)
+            views = people.user_views(rows, [found], viewer(), renderer.avatar_url) if found else []
+        if not views:  # nobody has the name, or who has it is hidden: one answer, without an id
+            raise Problem("not_found")
+        return render(views[0])
 
     @routes.add(
         "GET", "/v1/users", "The directory: public accounts, newest first", query=PageQuery,
@@ -308,6 +337,15 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
     return routes
 
 
+def named(parts: Parts, rows: Reader, username: str) -> int | None:
+    """Who has the name; None for what cannot be one, too."""
+    try:
+        texts.check_username(username)
+    except Refused:
+        return None
+    return people.user_named(rows, parts.partition_of_name(username), username)
+
+
 def check_password(password: str) -> None:
     if not PASSWORD_MIN <= len(password) <= PASSWORD_MAX:
         raise Problem("invalid_password", f"a password has {PASSWORD_MIN} to {PASSWORD_MAX} characters")
@@ -330,7 +368,7 @@ def avatar_of(wanted: Profile) -> int:
             return accounts.AVATAR_NONE
         case str() as written:
             try:
-                return parse_id(written)
+                return parse_id(written) or NOBODYS_MEDIA
             except IdError as wrong:
                 raise Problem("invalid_field", f"avatar_media_id: {wrong}") from None
     raise AssertionError("unreachable")

@@ -12,23 +12,26 @@ from blake3 import blake3
 from quart import g, request
 
 from cluster.commands import Refused
-from cluster.replicas import Overloaded, now_ms
+from cluster.replicas import Overloaded, Stopped, now_ms
 from cluster.router import StorageFull
 from node.http.application import PressedRequest
 from node.http.limits import address_key
 from node.http.openapi import Route
 from node.http.problems import Problem, refusal
-from node.http.tokens import TokenError
+from node.http.tokens import Claims, TokenError
 from node.media.intake import TooLarge
 from node.parts import Parts, now_s
 from node.passwords import Busy
 from node.service import Done, Retry
+from node.social.keys import UserKey
 from node.social.people import NOBODY, Signed, check_session
+from node.social.records import USERS
 from storage.ids import partition_of
+from storage.rows import Reader
 
 TOKEN_HEADER: Final = "Heliograph-Token"
+COUNTED_BY_HANDLERS: Final = ("sign_up", "sign_in")  # which know the name
 IDEMPOTENCY_KEY_MAX: Final = 255  # characters
-RETRY_AFTER_S: Final = "1"  # what is refused for load may come again then
 
 
 class Admission:
@@ -43,23 +46,37 @@ class Admission:
         parts = self._parts
         peer = request.remote_addr or ""
         g.address = address_key(parts.proxies.client(peer, request.headers.get("X-Forwarded-For", "")))
+        g.signed = None
+        if route.asks_who:
+            try:
+                g.signed = await self._who(route)
+            except Problem:
+                self._count(route)  # against the address, or guessing tokens would cost nothing
+                raise
+        self._count(route)
+
+    async def _who(self, route: Route) -> Signed | None:
+        """Whose session it is, once what the client's token names can be read. Raises Problem."""
+        service = self._parts.service
         claims = self._claims(route)
         token = request.headers.get(TOKEN_HEADER, "")
         own = () if claims is None else (partition_of(claims.user_id),)
         if token or own:
             try:
-                await parts.service.caught_up(token, own)
+                await service.caught_up(token, own)
             except ValueError as wrong:
                 raise Problem("invalid_token", str(wrong)) from None
-        g.signed = None
-        if claims is not None:
-            with parts.service.read() as rows:
-                g.signed = check_session(rows, claims.user_id, claims.session_id, now_ms())
-            if g.signed is None:
-                raise Problem("unauthenticated", "this session has ended: sign in again")
-        self._count(route)
+        if claims is None:
+            return None
+        with service.read() as rows:
+            signed = check_session(rows, claims.user_id, claims.session_id, now_ms())
+            if signed is None and is_suspended(rows, claims.user_id):
+                raise Problem("suspended")
+        if signed is None:
+            raise Problem("unauthenticated", "this session has ended: sign in again")
+        return signed
 
-    def _claims(self, route: Route) -> Any:
+    def _claims(self, route: Route) -> Claims | None:
         header = request.headers.get("Authorization", "")
         if not header:
             if route.signed_in:
@@ -75,10 +92,7 @@ class Admission:
 
     def _count(self, route: Route) -> None:
         limit = route.limit or ("reads" if request.method in ("GET", "HEAD") else "writes")
-        if limit == "none" or limit in (
-            "sign_up",
-            "sign_in",
-        ):  # counted by their handlers, which know the name
+        if limit in ("none", *COUNTED_BY_HANDLERS):
             return
         keys = [f"user:{g.signed.user}"] if g.signed else [g.address]
         verdict = self._parts.limits.take(limit, keys, now_s())
@@ -86,25 +100,27 @@ class Admission:
 
     # --- idempotency -----------------------------------------------------------------------------------
     @asynccontextmanager
-    async def once(self, route: str, scope: str, body: bytes) -> AsyncIterator[Retry | None]:
+    async def once(self, scope: int | str, body: bytes = b"") -> AsyncIterator[Retry | None]:
         """Within it runs what the request does; a `Retry` if it carries an `Idempotency-Key`.
 
-        Raises Problem request_in_progress while the same key is running here.
+        Keys are apart by route (method and path) and `scope`: a user, or the name that signs up. Raises
+        Problem malformed_request, and request_in_progress while the same key is running here.
         """
         key = request.headers.get("Idempotency-Key")
         if key is None:
             yield None
             return
-        if not 0 < len(key) <= IDEMPOTENCY_KEY_MAX or not key.isprintable():
+        if not 0 < len(key) <= IDEMPOTENCY_KEY_MAX or not all("!" <= letter <= "~" for letter in key):
             raise Problem(
-                "malformed_request", f"Idempotency-Key: 1 to {IDEMPOTENCY_KEY_MAX} visible characters"
+                "malformed_request", f"Idempotency-Key: 1 to {IDEMPOTENCY_KEY_MAX} visible ASCII characters"
             )
-        base = blake3("\0".join((route, scope, key)).encode(), key=self._parts.retry_key).digest()
+        place = "\0".join((request.method, request.path, str(scope), key))
+        base = blake3(place.encode(), key=self._parts.retry_key).digest()
         if base in self._running:
             raise Problem("request_in_progress", "wait for the answer of the first, then ask again")
         self._running.add(base)
         try:
-            yield Retry(base, blake3(body).digest(length=16))
+            yield Retry(base, blake3(body, key=base).digest(length=16))
         finally:
             self._running.discard(base)
 
@@ -112,6 +128,11 @@ class Admission:
 def answer_headers() -> dict[str, str]:
     """Headers that go out with this request's answer, whichever it becomes."""
     return cast(PressedRequest, request).answer_headers
+
+
+def is_suspended(rows: Reader, user: int) -> bool:
+    account = USERS.get(rows, UserKey(user))
+    return account is not None and account.state == "suspended"
 
 
 def viewer() -> int:
@@ -141,5 +162,7 @@ def problem_of(error: Exception) -> Problem | None:
         case TooLarge():
             return Problem("too_large", str(error))
         case Overloaded() | Busy():
-            return Problem("unavailable", str(error), headers={"Retry-After": RETRY_AFTER_S})
+            return Problem("unavailable", str(error))
+        case Stopped():
+            return Problem("unavailable", "this node is stopping")
     return None

@@ -1,19 +1,27 @@
 """The public application: all routes of the API, put together."""
 
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from quart import Response
 
 from cluster import meta
+from cluster.commands import Refused
+from cluster.replicas import Overloaded, Stopped
+from cluster.router import StorageFull
 from node.http import accounts, follows, media, posts
+from node.http.admin_routes import young_admin
 from node.http.admission import Admission, problem_of
 from node.http.application import Application, make_application
 from node.http.openapi import Routes, pages, render
 from node.http.problems import Problem, answer
 from node.http.tokens import key_set_of
+from node.media.intake import TooLarge
 from node.parts import Parts
+from node.passwords import Busy
+
+STOPPING_RETRY_AFTER_S: Final = "5"  # another node, or this one anew, may be asked then
 
 
 class KeySet(msgspec.Struct, frozen=True):
@@ -25,6 +33,8 @@ class Health(msgspec.Struct, frozen=True):
 
 
 def make_api(parts: Parts) -> Application:
+    from node.http import admin  # it mounts `operations` of this module on its own listener
+
     app = make_application(parts.settings.http, parts.metrics.observe)
     admission = Admission(parts)
     app.admit = admission.admit
@@ -36,6 +46,7 @@ def make_api(parts: Parts) -> Application:
         follows.make_routes(parts, admission, renderer),
         posts.make_routes(parts, admission, renderer, uploads),
         media.make_routes(parts, admission, uploads),
+        *admin.shared_routes(parts, young_admin(parts)),
         operations(parts),
     ]
     for routes in described:
@@ -53,35 +64,32 @@ def install_errors(app: Application) -> None:
         assert problem is not None
         return answer(problem)
 
-    from cluster.commands import Refused
-    from cluster.replicas import Overloaded
-    from cluster.router import StorageFull
-    from node.media.intake import TooLarge
-    from node.passwords import Busy
-
-    for kind in (Refused, Overloaded, StorageFull, TooLarge, Busy):
+    for kind in (Refused, Overloaded, Stopped, StorageFull, TooLarge, Busy):
         app.register_error_handler(kind, of_below)
 
 
 def operations(parts: Parts) -> Routes:
     routes = Routes("operations")
 
-    @routes.add("GET", "/healthz", "The process lives", answers={200: Health}, signed_in=False, limit="none")
+    @routes.add(
+        "GET", "/healthz", "The process lives", answers={200: Health}, signed_in=False, asks_who=False,
+        limit="none",
+    )  # fmt: skip
     async def healthz() -> Response:
         return render(Health("ok"))
 
     @routes.add(
-        "GET", "/readyz", "The node can serve", answers={200: Health}, signed_in=False, limit="none",
-        problems=("unavailable",),
+        "GET", "/readyz", "The node can serve", answers={200: Health}, signed_in=False,
+        asks_who=False, limit="none", problems=("unavailable",),
     )  # fmt: skip
     async def readyz() -> Response:
         if parts.stopping.is_set():
-            raise Problem("unavailable", "this node is stopping", {"Retry-After": "5"})
+            raise Problem("unavailable", "this node is stopping", {"Retry-After": STOPPING_RETRY_AFTER_S})
         return render(Health("full" if parts.room.full() else "ok"))
 
     @routes.add(
         "GET", "/.well-known/jwks.json", "The public keys of access tokens", answers={200: KeySet},
-        signed_in=False,
+        signed_in=False, asks_who=False,
     )  # fmt: skip
     async def jwks() -> Response:
         with parts.service.read() as rows:

@@ -12,9 +12,11 @@ from node.http.openapi import Routes, empty, render
 from node.http.pages import PageQuery, Users, asked, opened, sealed
 from node.http.problems import Body, Problem
 from node.parts import Parts
+from node.service import Retry
 from node.social import blocks, follows, listings, people
 from node.social.edges import FOLLOWS_MAX
 from node.social.listings import PeoplePage
+from node.social.retries import NoteRequest
 from storage.ids import IdError, parse_id, partition_of
 from storage.rows import Reader
 
@@ -32,24 +34,24 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
     service = parts.service
     avatar_url = renderer.avatar_url
 
-    async def follow(author: int) -> Response:
+    async def follow(author: int, retry: Retry | None) -> Response:
         who = signed()
-        with service.read() as rows:
-            full = people.counts(rows, who.user).following >= FOLLOWS_MAX
-            if full and people.following_edge(rows, who.user, author) is None:
-                raise Problem("too_many_follows", f"at most {FOLLOWS_MAX} accounts")
-        async with admission.once("follow", f"{who.user}/{author}", b"") as retry:
-            done = await service.do(
-                partition_of(author), follows.Follow(author, who.user), follows.Followed,
-                scope=author if retry else 0, retry=retry, told=partition_of(who.user),
-            )  # fmt: skip
-            tell(done)
+        check_room(who.user, author)
+        done = await service.do(
+            partition_of(author), follows.Follow(author, who.user), follows.Followed,
+            by=who.user, retry=retry, told=partition_of(who.user),
+        )  # fmt: skip
+        tell(done)
         if not done.under_way:
             await service.caught_up("", (partition_of(who.user),))
-            with service.read() as rows:
-                if people.following_edge(rows, who.user, author) is None:
-                    raise Problem("too_many_follows", f"at most {FOLLOWS_MAX} accounts")
+            check_room(who.user, author)  # the viewer's home may have declined the grant
         return render(FollowStatus("SUCCESS" if done.result.granted else "REQUESTED"))
+
+    def check_room(user: int, author: int) -> None:
+        with service.read() as rows:
+            full = not people.may_follow_more(rows, user)
+            if full and people.following_edge(rows, user, author) is None:
+                raise Problem("too_many_follows", f"at most {FOLLOWS_MAX} accounts")
 
     async def unfollow(author: int) -> Response:
         who = signed()
@@ -68,7 +70,12 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
             author = parse_id(wanted.followed_id)
         except IdError as wrong:
             raise Problem("invalid_field", f"followed_id: {wrong}") from None
-        return await follow(author)
+        me = signed().user
+        async with admission.once(me, wanted.followed_id.encode()) as retry:
+            if retry:
+                # The follow is remembered at the author's home; with which author the key came, at one's own.
+                await service.do(partition_of(me), NoteRequest(me), by=me, retry=retry)
+            return await follow(author, retry)
 
     @routes.add(
         "DELETE", "/v1/follows/<id:followed_id>", "Stop following, or take back a request",
@@ -83,7 +90,8 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
         idempotent_by_key=True,
     )  # fmt: skip
     async def follow_user(user_id: int) -> Response:
-        return await follow(user_id)
+        async with admission.once(signed().user) as retry:
+            return await follow(user_id, retry)
 
     @routes.add(
         "DELETE", "/v1/users/<id:user_id>/follow", "Stop following, or take back a request",
@@ -144,8 +152,10 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
         problems=("not_found",), idempotent_by_key=True,
     )  # fmt: skip
     async def accept(user_id: int) -> Response:
-        who = signed()
-        tell(await service.do(partition_of(who.user), follows.Accept(who.user, user_id)))
+        me = signed().user
+        async with admission.once(me) as retry:
+            command = follows.Accept(me, user_id)
+            tell(await service.do(partition_of(me), command, by=me, retry=retry))
         return empty()
 
     @routes.add(
@@ -153,8 +163,10 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
         problems=("not_found",), idempotent_by_key=True,
     )  # fmt: skip
     async def reject(user_id: int) -> Response:
-        who = signed()
-        tell(await service.do(partition_of(who.user), follows.Reject(who.user, user_id), grows=False))
+        me = signed().user
+        async with admission.once(me) as retry:
+            command = follows.Reject(me, user_id)
+            tell(await service.do(partition_of(me), command, by=me, retry=retry, grows=False))
         return empty()
 
     # --- blocks ----------------------------------------------------------------------------------------
@@ -163,12 +175,14 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
         answers={204: None}, problems=("not_found", "invalid_field"), idempotent_by_key=True,
     )  # fmt: skip
     async def block(user_id: int) -> Response:
-        who = signed()
-        with service.read() as rows:
-            if not people.blockable(rows, user_id, who.user):
-                raise people.absent(user_id)
-        command = blocks.BlockUser(who.user, user_id)
-        tell(await service.do(partition_of(who.user), command, told=partition_of(user_id)))
+        me = signed().user
+        async with admission.once(me) as retry:
+            with service.read() as rows:
+                if not people.blockable(rows, user_id, me):
+                    raise people.absent(user_id)
+            command = blocks.BlockUser(me, user_id)
+            home, other = partition_of(me), partition_of(user_id)
+            tell(await service.do(home, command, by=me, retry=retry, told=other))
         return empty()
 
     @routes.add("DELETE", "/v1/users/<id:user_id>/block", "Unblock", answers={204: None})

@@ -7,6 +7,7 @@ given to everybody while some medium shows it to everybody, else only to the bea
 import re
 from io import FileIO
 from typing import Final
+from urllib.parse import quote
 
 import msgspec
 import trio
@@ -14,16 +15,17 @@ from quart import Response, request
 
 from cluster.replicas import now_ms
 from node.feeds.rendering import SIGNED_S
-from node.http.admission import Admission, signed, tell
+from node.http.admission import Admission, answer_headers, signed, tell
 from node.http.bodies import read_json, stream
 from node.http.files import answer_file
 from node.http.openapi import Routes, parse_query, render
 from node.http.problems import Body, Problem
 from node.http.tokens import Expired, Signer, TokenError
 from node.logs import get_logger
-from node.media.probe import MEDIA_TYPES
+from node.media.intake import Received
+from node.media.probe import BY_MIME, MEDIA_TYPES, WHAT_WE_TAKE
 from node.parts import Parts, now_s
-from node.social import blobs, uploads
+from node.social import blobs, media, uploads
 from node.social.people import rfc3339
 from node.social.uploads import Promised, PromiseUpload
 from storage.blobs import BlobDamaged, BlobMissing
@@ -91,8 +93,8 @@ class Uploads:
         """The declared type and size, checked. Raises Problem invalid_field, unsupported_media, too_large."""
         if content_type is None or size is None:
             raise Problem("invalid_field", "want content_type and size, or media_ids")
-        if content_type not in uploads.TYPES:
-            raise Problem("unsupported_media", f"content_type: one of {', '.join(sorted(uploads.TYPES))}")
+        if content_type not in BY_MIME:
+            raise Problem("unsupported_media", f"content_type: one of {', '.join(BY_MIME)}")
         most = self._parts.settings.media.photo_bytes_max
         if size > most:
             raise Problem("too_large", f"size: a photo has at most {most} bytes")
@@ -107,16 +109,19 @@ class Uploads:
         signature = self._parts.signer.sign(UPLOAD, fields, expires_s)
         url = (
             f"{self._base}/v1/uploads/{promised.media}?owner={owner}&size={size}"
-            f"&type={content_type.replace('/', '%2F')}&expires={expires_s}&signature={signature}"
+            f"&type={quote(content_type, safe='')}&expires={expires_s}&signature={signature}"
         )
-        return PromisedUpload(str(promised.media), url, rfc3339(promised.expires_ms))
+        return PromisedUpload(str(promised.media), url, rfc3339(expires_s * 1000))
 
     async def wait_for(self, media: int) -> None:
-        """Let the medium's job begin, and wait a moment for its end."""
-        done = self._parts.workshop.expect(media)
-        self._parts.workshop.wake(media)
-        with trio.move_on_after(self._parts.settings.media.photo_wait_s):
-            await done.wait()
+        """Let the medium's job begin, and wait a moment for its end, if it has not ended."""
+        workshop = self._parts.workshop
+        with workshop.expected(media) as done:
+            workshop.wake(media)
+            with trio.move_on_after(self._parts.settings.media.photo_wait_s):
+                await self._parts.service.caught_up("", (partition_of(media),))
+                if workshop.attempt_of(media) is not None:
+                    await done.wait()
 
 
 def make_routes(parts: Parts, admission: Admission, shared: Uploads) -> Routes:
@@ -132,37 +137,25 @@ def make_routes(parts: Parts, admission: Admission, shared: Uploads) -> Routes:
         wanted = await read_json(request, NewUpload)
         owner = signed().user
         content_type, size = shared.declared(wanted.content_type, wanted.size)
-        async with admission.once("promise_upload", str(owner), msgspec.json.encode(wanted)) as retry:
+        async with admission.once(owner, msgspec.json.encode(wanted)) as retry:
             command = PromiseUpload(owner, content_type, size, wanted.alt)
-            done = await service.do(partition_of(owner), command, Promised, scope=owner, retry=retry)
+            done = await service.do(partition_of(owner), command, Promised, by=owner, retry=retry)
         tell(done)
         return render(shared.promise(owner, done.result, content_type, size), 201)
 
     @routes.add(
         "PUT", "/v1/uploads/<id:media_id>", "The bytes of a promised upload",
-        upload="application/octet-stream",
-        query=UploadQuery, answers={200: StoredUpload}, signed_in=False, limit="uploads",
-        problems=("invalid_signature", "upload_expired", "conflict", "size_mismatch", "type_mismatch"),
+        upload="application/octet-stream", query=UploadQuery, answers={200: StoredUpload}, signed_in=False,
+        asks_who=False, limit="reads",
+        problems=(
+            "invalid_signature", "not_found", "upload_expired", "conflict", "size_mismatch", "type_mismatch",
+        ),
     )  # fmt: skip
     async def upload(media_id: int) -> Response:
         query = parse_query(UploadQuery, request.args)
-        fields = (str(media_id), str(query.owner), str(query.size), query.type)
+        check_upload(media_id, query)
+        received = await receive(query)
         try:
-            parts.signer.verify(UPLOAD, fields, query.expires, query.signature, now_s())
-        except Expired:
-            raise Problem("upload_expired", "ask for a new upload URL") from None
-        except TokenError as wrong:
-            raise Problem("invalid_signature", str(wrong)) from None
-        if request.content_length not in (None, query.size):
-            raise Problem("size_mismatch", f"announced {query.size} bytes, sent {request.content_length}")
-        received = await parts.intake.receive(stream(request, query.size), query.size)
-        try:
-            if received.size != query.size:
-                raise Problem("size_mismatch", f"announced {query.size} bytes, sent {received.size}")
-            if received.type is None:
-                raise Problem("unsupported_media", "want a JPEG, PNG, WebP, AVIF, GIF or HEIC picture")
-            if received.type.mime != query.type:
-                raise Problem("type_mismatch", f"announced {query.type}, the content is {received.type.mime}")
             stored = await parts.intake.store(received, query.owner, media_id)
         finally:
             received.staged.abandon()
@@ -172,23 +165,58 @@ def make_routes(parts: Parts, admission: Admission, shared: Uploads) -> Routes:
         parts.workshop.wake(media_id)
         return render(StoredUpload(str(media_id), stored.size, stored.hash.hex()))
 
+    def check_upload(media_id: int, query: UploadQuery) -> None:
+        """Whether this URL is good and its bytes may still come, before they do. Raises Problem."""
+        fields = (str(media_id), str(query.owner), str(query.size), query.type)
+        try:
+            parts.signer.verify(UPLOAD, fields, query.expires, query.signature, now_s())
+        except Expired:
+            raise Problem("upload_expired", "ask for a new upload URL") from None
+        except TokenError as wrong:
+            raise Problem("invalid_signature", str(wrong)) from None
+        verdict = parts.limits.take("uploads", [f"user:{query.owner}:put"], now_s())
+        answer_headers().update(verdict.headers())
+        with service.read() as rows:
+            if media.get(rows, query.owner, media_id) is None:
+                raise Problem("not_found", "there is no such upload, or what it was for is gone")
+        if request.content_length not in (None, query.size):
+            raise Problem("size_mismatch", f"announced {query.size} bytes, sent {request.content_length}")
+
+    async def receive(query: UploadQuery) -> Received:
+        """The body, if it is as announced. Raises Problem; then nothing is left of it."""
+        # One byte more than announced may come, so that too many are told as such.
+        received = await parts.intake.receive(stream(request, query.size + 1), query.size + 1)
+        try:
+            if received.size != query.size:
+                raise Problem("size_mismatch", f"announced {query.size} bytes, sent {received.size} or more")
+            if received.type is None:
+                raise Problem("unsupported_media", f"want a picture: {WHAT_WE_TAKE}")
+            if received.type.mime != query.type:
+                raise Problem("type_mismatch", f"announced {query.type}, the content is {received.type.mime}")
+        except Problem:
+            received.staged.abandon()
+            raise
+        return received
+
     @routes.add(
-        "GET", "/media/<name>", "The bytes of a photo or variant", query=ViewQuery, answers={200: "image/*"},
-        signed_in=False, limit="none", problems=("not_found", "range_not_satisfiable"),
+        "GET", "/media/<name>", "The bytes of a photo or variant", query=ViewQuery,
+        answers={200: "image/*", 206: "image/*", 304: None},
+        signed_in=False, asks_who=False, limit="none",
+        problems=("not_found", "range_not_satisfiable"),
     )  # fmt: skip
-    async def media(name: str) -> Response:
+    async def blob(name: str) -> Response:
         match = _NAME.fullmatch(name)
         if match is None or match[2] not in EXTENSIONS:
             raise Problem("not_found")
         digest = bytes.fromhex(match[1])
         with service.read() as rows:
-            blob = blobs.served(rows, digest)
-        if blob is None or blob.type != EXTENSIONS[match[2]]:
+            held = blobs.served(rows, digest)
+        if held is None or held.type != EXTENSIONS[match[2]]:
             raise Problem("not_found")
-        caching = PUBLIC if blob.public else private_caching(parts.signer, name)
+        caching = PUBLIC if held.public else private_caching(parts.signer, name)
         file = await open_blob(digest)
         return answer_file(
-            request, file, etag=match[1], headers={"Content-Type": blob.type, "Cache-Control": caching}
+            request, file, etag=match[1], headers={"Content-Type": held.type, "Cache-Control": caching}
         )
 
     async def open_blob(digest: bytes) -> FileIO:

@@ -34,7 +34,9 @@ CONTENT_SECURITY_POLICY = (
 )
 ID_PATTERN = "^[0-9]{1,19}$"
 # What any route may answer beside what it lists.
-PROBLEMS_OF_ALL = ("malformed_request", "internal", "unavailable")
+PROBLEMS_OF_ALL = ("malformed_request", "headers_too_large", "internal", "unavailable")
+PROBLEMS_OF_BODIES = ("unsupported_media", "too_large", "too_slow")
+PROBLEMS_OF_RETRIES = ("request_in_progress", "idempotency_key_reused")
 REFERENCES = "#/components/schemas/{name}"
 
 Answering = Callable[..., Awaitable[Response]]
@@ -51,10 +53,13 @@ class Route(msgspec.Struct, frozen=True):
     name: str
     body: Any = None  # a problems.Body, or None
     upload: str | None = None  # the media type of a body that is no JSON
+    form: Mapping[str, Any] = {}  # JSON schemas of the fields of a form
+    form_required: tuple[str, ...] = ()
     query: Any = None  # a problems.Body whose fields are the query's arguments
     answers: Mapping[int, Any] = {}  # status → type or union; None for no body; a media type for bytes
     signed_in: bool = True
-    limit: str | None = None  # a name of limits.Limits
+    asks_who: bool = True  # False: the same for everybody, and an access token is not even looked at
+    limit: str | None = None  # a name of limits.Limits; None: reads or writes, by the method; "none"
     problems: tuple[str, ...] = ()
     idempotent_by_key: bool = False  # takes Idempotency-Key
 
@@ -202,11 +207,17 @@ def _operation(route: Route, by_type: Mapping[int, Any], components: Mapping[str
     }
     if route.signed_in:
         operation["security"] = [{"bearer": []}]
+    elif route.asks_who:
+        operation["security"] = [{}, {"bearer": []}]
     if route.body is not None:
         content = {"application/json": {"schema": by_type[id(route.body)]}}
         operation["requestBody"] = {"required": True, "content": content}
     elif route.upload is not None:
-        content = {route.upload: {"schema": {"type": "string", "format": "binary"}}}
+        schema: dict[str, Any] = {"type": "string", "format": "binary"}
+        if route.form:
+            schema = {"type": "object", "properties": dict(route.form), "required": list(route.form_required)}
+            schema["additionalProperties"] = False
+        content = {route.upload: {"schema": schema}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
@@ -224,7 +235,12 @@ def _parameters(
         for name, schema in described["properties"].items():
             parameters.append({"name": name, "in": "query", "required": name in required, "schema": schema})
     if route.idempotent_by_key:
-        parameters.append({"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"}})
+        key = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]*$"}
+        parameters.append({"name": "Idempotency-Key", "in": "header", "schema": key})
+    if route.asks_who:
+        mark = r"[0-9]{1,4}(>[0-9]{1,4})?:[0-9]{1,20}"
+        token = {"type": "string", "pattern": f"^{mark}(,{mark}){{0,7}}$"}
+        parameters.append({"name": "Heliograph-Token", "in": "header", "schema": token})
     return parameters
 
 
@@ -238,23 +254,7 @@ def _responses(route: Route, by_type: Mapping[int, Any]) -> dict[str, Any]:
             either = [by_type[id(one)] for one in _types_of(kind)]
             schema = either[0] if len(either) == 1 else {"anyOf": either}
             responses[str(status)]["content"] = {"application/json": {"schema": schema}}
-    codes = {*route.problems, *PROBLEMS_OF_ALL}
-    if route.signed_in:
-        codes.add("unauthenticated")
-    if route.limit:
-        codes.add("rate_limited")
-    if route.body is not None:
-        codes |= {
-            "malformed_json",
-            "unknown_field",
-            "invalid_field",
-            "too_large",
-            "too_slow",
-            "unsupported_media",
-        }
-    elif route.query is not None:
-        codes |= {"unknown_field", "invalid_field"}
-    for code in sorted(codes, key=lambda code: (CODES[code].status, code)):
+    for code in sorted(_codes(route), key=lambda code: (CODES[code].status, code)):
         answer = responses.setdefault(
             str(CODES[code].status),
             {
@@ -264,6 +264,28 @@ def _responses(route: Route, by_type: Mapping[int, Any]) -> dict[str, Any]:
         )
         answer["description"] = ", ".join(filter(None, [answer["description"], f"`{code}`"]))
     return responses
+
+
+def _codes(route: Route) -> set[str]:
+    """The problems that the route may answer with: those it lists, and those that follow from what it is."""
+    codes = {*route.problems, *PROBLEMS_OF_ALL}
+    if route.asks_who:
+        codes |= {"unauthenticated", "suspended", "invalid_token"}
+    if route.limit != "none":
+        codes.add("rate_limited")
+    if "<id:" in route.path:
+        codes.add("not_found")  # for what is no id of ours
+    if route.body is not None:
+        codes |= {"malformed_json", "unknown_field", "invalid_field", *PROBLEMS_OF_BODIES}
+    elif route.upload is not None:
+        codes |= set(PROBLEMS_OF_BODIES)
+    if route.query is not None:
+        codes |= {"unknown_field", "invalid_field"}
+    if route.idempotent_by_key:
+        codes |= set(PROBLEMS_OF_RETRIES)
+    if route.method in ("POST", "PUT", "PATCH"):
+        codes.add("storage_full")
+    return codes
 
 
 def _problem_schema() -> dict[str, Any]:

@@ -14,13 +14,15 @@ from node.http.bodies import Field, FileChunk, FileEnd, FileStart, form, read_js
 from node.http.media import Uploads
 from node.http.openapi import Routes, empty, render
 from node.http.pages import PageQuery, Users, asked, opened, sealed
-from node.http.problems import Body, Problem
+from node.http.problems import Body, Problem, text
 from node.media.intake import Received
+from node.media.probe import WHAT_WE_TAKE
 from node.parts import Parts
 from node.service import Retry
 from node.social import comments, likes, pages, posts
 from node.social.hashtags import hashtags
 from node.social.keys import UserKey
+from node.social.media import ALT_MAX
 from node.social.pages import CommentView, GridCursor, SeenPost
 from node.social.people import rfc3339, short_users
 from node.social.records import USERS
@@ -32,28 +34,35 @@ FORM_OVERHEAD_BYTES = 64 << 10  # of a multipart form beside the photo: fields a
 GRID_LIMIT = 30
 FEED_LIMIT = 10
 
-Text = Annotated[str, msgspec.Meta(max_length=5000)]
+Caption = Annotated[str, msgspec.Meta(max_length=posts.CAPTION_MAX)]
+Location = Annotated[str, msgspec.Meta(max_length=posts.LOCATION_MAX)]
+Alt = Annotated[str, msgspec.Meta(max_length=ALT_MAX)]
+TEXTS_MAX = {"caption": posts.CAPTION_MAX, "location": posts.LOCATION_MAX, "alt": ALT_MAX}  # characters
+PHOTO_FORM = {
+    "photo": {"type": "string", "format": "binary", "minLength": 1},
+    **{name: {"type": "string", "maxLength": most} for name, most in TEXTS_MAX.items()},
+}
 
 
 class NewPost(Body, frozen=True):
     """Either a photo to come (`content_type`, `size`, `alt?`) or an album (`media_ids`)."""
 
-    caption: Text = ""
-    location: Text = ""
-    alt: Text = ""
+    caption: Caption = ""
+    location: Location = ""
+    alt: Alt = ""
     content_type: str | None = None
     size: int | None = None
     media_ids: list[str] | None = None
 
 
 class PostChange(Body, frozen=True):
-    caption: Text | None = None
-    location: Text | None = None
-    alts: dict[str, Text] | None = None
+    caption: Caption | None = None
+    location: Location | None = None
+    alts: dict[str, Alt] | None = None
 
 
 class NewComment(Body, frozen=True):
-    text: Text
+    text: Annotated[str, msgspec.Meta(min_length=1, max_length=comments.COMMENT_MAX)]
 
 
 class PromisedPost(msgspec.Struct, frozen=True):
@@ -95,16 +104,16 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer, uploads:
 
     # --- making posts ----------------------------------------------------------------------------------
     @routes.add(
-        "POST", "/v1/photos", "Post a photo", upload="multipart/form-data", answers={201: Photo},
-        limit="uploads", problems=("too_large", "unsupported_media", "malformed_form", "invalid_field"),
-        idempotent_by_key=True,
+        "POST", "/v1/photos", "Post a photo", upload="multipart/form-data", form=PHOTO_FORM,
+        form_required=("photo",), answers={201: Photo}, limit="uploads",
+        problems=("malformed_form", "unknown_field", "invalid_field"), idempotent_by_key=True,
     )  # fmt: skip
     async def post_photo() -> Response:
         who = signed()
         received, fields = await receive_photo(parts)
         body = received.hash + msgspec.msgpack.encode(sorted(fields.items()))
         try:
-            async with admission.once("post_photo", str(who.user), body) as retry:
+            async with admission.once(who.user, body) as retry:
                 created = await create_photo(who.user, received, fields, retry)
         finally:
             received.staged.abandon()
@@ -123,7 +132,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer, uploads:
             stored.hash, received.type.mime, stored.size, stored.media,
         )  # fmt: skip
         home = partition_of(author)
-        done = await service.do(home, command, posts.Created, scope=author, retry=retry)
+        done = await service.do(home, command, posts.Created, by=author, retry=retry)
         tell(done)
         return done.result
 
@@ -135,7 +144,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer, uploads:
     async def create_post() -> Response:
         wanted = await read_json(request, NewPost)
         who = signed()
-        async with admission.once("create_post", str(who.user), msgspec.json.encode(wanted)) as retry:
+        async with admission.once(who.user, msgspec.json.encode(wanted)) as retry:
             if wanted.media_ids is not None:
                 return render(await create_album(who.user, wanted, wanted.media_ids, retry), 201)
             return render(await promise_post(who.user, wanted, retry), 201)
@@ -150,7 +159,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer, uploads:
         media = tuple(written_id("media_ids", written) for written in media_ids)
         tags = hashtags(wanted.caption)
         command = posts.CreatePost(author, wanted.caption, wanted.location, tags, media)
-        done = await service.do(partition_of(author), command, posts.Created, scope=author, retry=retry)
+        done = await service.do(partition_of(author), command, posts.Created, by=author, retry=retry)
         tell(done)
         return await shown(done.result.post)
 
@@ -159,7 +168,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer, uploads:
         command = posts.PromisePost(
             author, wanted.caption, wanted.location, hashtags(wanted.caption), wanted.alt, content_type, size
         )
-        done = await service.do(partition_of(author), command, Promised, scope=author, retry=retry)
+        done = await service.do(partition_of(author), command, Promised, by=author, retry=retry)
         tell(done)
         promise = uploads.promise(author, done.result, content_type, size)
         return PromisedPost(str(done.result.post), promise.upload_url, promise.expires_at, "pending")
@@ -175,7 +184,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer, uploads:
 
     @routes.add(
         "PATCH", "/v1/posts/<id:post_id>", "Change a post's words", body=PostChange, answers={200: PostView},
-        problems=("not_found", "forbidden", "invalid_field"), idempotent_by_key=True,
+        problems=("not_found", "forbidden", "invalid_field"),
     )  # fmt: skip
     async def edit_post(post_id: int) -> Response:
         wanted = await read_json(request, PostChange)
@@ -230,7 +239,9 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer, uploads:
     async def like(post_id: int) -> Response:
         me = signed().user
         command = likes.Like(me, post_id)
-        done = await service.do(partition_of(post_id), command, likes.Likes, told=partition_of(me))
+        async with admission.once(me) as retry:
+            home = partition_of(post_id)
+            done = await service.do(home, command, likes.Likes, by=me, retry=retry, told=partition_of(me))
         tell(done)
         return render(LikeState(done.result.like_count, done.result.liked_by_me))
 
@@ -271,11 +282,9 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer, uploads:
         wanted = await read_json(request, NewComment)
         me = signed().user
         command = comments.AddComment(me, post_id, wanted.text)
-        async with admission.once("add_comment", f"{me}/{post_id}", wanted.text.encode()) as retry:
-            done = await service.do(
-                partition_of(post_id), command, comments.Added,
-                scope=post_id if retry else 0, retry=retry, told=partition_of(me),
-            )  # fmt: skip
+        async with admission.once(me, wanted.text.encode()) as retry:
+            home = partition_of(post_id)
+            done = await service.do(home, command, comments.Added, by=me, retry=retry, told=partition_of(me))
         tell(done)
         with service.read() as rows:
             me_short = short_users(rows, [me], renderer.avatar_url)[me]
@@ -344,8 +353,8 @@ async def receive_photo(parts: Parts) -> tuple[Received, dict[str, str]]:
     try:
         async for event in events:
             match event:
-                case Field() if event.name in ("caption", "location", "alt") and event.name not in fields:
-                    fields[event.name] = event.value
+                case Field() if event.name in TEXTS_MAX and event.name not in fields:
+                    fields[event.name] = text(event.value, event.name, TEXTS_MAX[event.name])
                 case FileStart() if event.name == "photo" and received is None:
                     received = await parts.intake.receive(_chunks(events), photo_bytes_max)
                 case Field() | FileStart():
@@ -353,8 +362,10 @@ async def receive_photo(parts: Parts) -> tuple[Received, dict[str, str]]:
                     raise Problem("unknown_field", f"{event.name[:40]}: want {names}")
         if received is None:
             raise Problem("invalid_field", "photo: the form has no file of this name")
+        if not received.size:
+            raise Problem("invalid_field", "photo: the file is empty")
         if received.type is None:
-            raise Problem("unsupported_media", "want a JPEG, PNG, WebP, AVIF, GIF or HEIC picture")
+            raise Problem("unsupported_media", f"want a picture: {WHAT_WE_TAKE}")
         return received, fields
     except BaseException:
         if received is not None:

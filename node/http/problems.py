@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException
 from node.logs import get_logger
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = "1"  # what is refused for load, for a leader or at the end of a node may come again then
 TYPE_PREFIX = "/docs#problem-"  # `type` of RFC 9457 §3.1.1: a reference a person can follow on the same node
 
 log = get_logger("http")
@@ -131,6 +132,8 @@ def answer(problem: Problem) -> Response:
     response = Response(document(problem), status=problem.status, content_type=MEDIA_TYPE)
     for name, value in problem.headers.items():
         response.headers[name] = value
+    if problem.status == 503:
+        response.headers.setdefault("Retry-After", RETRY_AFTER_S)
     if problem.status == 401:
         response.headers.setdefault(
             "WWW-Authenticate", "Bearer"

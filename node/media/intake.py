@@ -54,6 +54,7 @@ class Intake:
     async def receive(self, chunks: AsyncIterable[bytes], bytes_max: int) -> Received:
         """Stage what comes, hashed on the way. Raises TooLarge, StorageFull, and what `chunks` raises; then
         nothing is left behind."""
+        self._service.require_room()
         try:
             staged = await trio.to_thread.run_sync(self._blobs.stage, bytes_max)
             try:

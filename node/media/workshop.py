@@ -6,9 +6,11 @@ node, and of whoever waited for it. Which partitions have jobs it learns by bein
 the rows; it sleeps until the next is due.
 """
 
+import errno
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,19 +24,22 @@ from node.logs import get_logger
 from node.media.intake import Intake
 from node.media.pool import Pool, PoolFull, WorkerDied
 from node.media.recipes import RECIPES, ImageRefused, Processed
-from node.service import Service
+from node.service import EVERYBODY, Service
 from node.social import jobs
 from node.social.jobs import DueJob
 from node.social.keys import JobKey
 from node.social.records import JOBS, VariantPair
 from storage.blobs import BlobDamaged, BlobMissing, Blobs
 from storage.ids import partition_of
+from storage.space import measure
 
 log = get_logger("media")
 
 CLAIM_MS: Final = 5 * 60 * 1000  # longer than any job may run; a claim that runs out costs a try
 JOBS_LOOKED_AT_MAX: Final = 16  # per partition and look
 RELEASE_WITHIN_S: Final = 2.0  # at the node's end, for giving claims back
+POSTPONED_MS: Final = 1000  # until a job that could not begin is looked at again
+JOB_BYTES: Final = 4 << 20  # with less free disk than this, a worker's death is taken for want of room
 MIME: Final = {"webp": "image/webp", "jpeg": "image/jpeg"}
 
 
@@ -77,11 +82,19 @@ class Workshop:
         self._due[partition_of(media)] = 0
         self._woken.set()
 
-    def expect(self, media: int) -> trio.Event:
-        """An event that is set when an attempt at this medium's job has ended, here. Ask before `wake`."""
+    @contextmanager
+    def expected(self, media: int) -> Iterator[trio.Event]:
+        """An event that is set when an attempt at this medium's job has ended, here. Ask before `wake`, and
+        look then whether there is a job: it may have ended before."""
         event = trio.Event()
-        self._finished.setdefault(media, []).append(event)
-        return event
+        waiters = self._finished.setdefault(media, [])
+        waiters.append(event)
+        try:
+            yield event
+        finally:
+            waiters.remove(event)
+            if not waiters and self._finished.get(media) is waiters:
+                del self._finished[media]
 
     def statistics(self) -> WorkshopStatistics:
         return WorkshopStatistics(len(self._running), len(self._due), self._done, self._refused, self._failed)
@@ -136,6 +149,7 @@ class Workshop:
     # --- one job ---------------------------------------------------------------------------------------
     async def _carry_out(self, due: DueJob) -> None:
         media, attempt = due.media, due.job.attempt + 1
+        due_ms = 0
         try:
             async with self._slots:
                 command = jobs.Claim(media, attempt, self._worker, now_ms() + CLAIM_MS)
@@ -146,10 +160,12 @@ class Workshop:
             log.debug("job_passed", media=str(media), code=refusal.code)
         except (Overloaded, StorageFull, PoolFull) as wrong:
             log.warning("job_postponed", media=str(media), reason=str(wrong))
+            due_ms = now_ms() + POSTPONED_MS
         finally:
             self._running.discard(media)
             self.wake(media)
-            for event in self._finished.pop(media, ()):
+            self._due[partition_of(media)] = due_ms
+            for event in self._finished.get(media, ()):
                 event.set()
 
     async def _attempt(self, media: int, attempt: int, claimed: jobs.Claimed) -> None:
@@ -168,6 +184,8 @@ class Workshop:
                 report = jobs.Failed(media, attempt, refusal.reason, permanent=True)
                 self._refused += 1
             except (WorkerDied, BlobMissing, BlobDamaged) as wrong:
+                if _free_bytes(self._folder) < JOB_BYTES:  # a worker without room dies: no fault of its own
+                    raise StorageFull(f"no room for the variants: {wrong}") from wrong
                 log.warning("job_failed", media=str(media), attempt=attempt, reason=str(wrong))
                 report = jobs.Failed(media, attempt, str(wrong), permanent=False)
                 self._failed += 1
@@ -181,7 +199,8 @@ class Workshop:
 
     async def _tell(self, media: int, command: msgspec.Struct) -> None:
         try:
-            await self._service.do(partition_of(media), command, grows=False)
+            # What it publishes can be fetched by the time that anybody is told of it.
+            await self._service.do(partition_of(media), command, grows=False, told=EVERYBODY)
         except Refused as refusal:  # a stale attempt: the job went on without us
             log.info("job_report_refused", media=str(media), code=refusal.code, detail=refusal.detail)
 
@@ -191,11 +210,14 @@ class Workshop:
         return await self._pool.process(original, folder / "variants")
 
     async def _store(self, media: int, owner: int, processed: Processed) -> tuple[VariantPair, ...]:
-        async with trio.open_nursery() as nursery:
-            for file in processed.variants:
-                nursery.start_soon(
-                    self._intake.place, file.path, file.digest, file.size, MIME[file.format], owner, media
-                )
+        try:
+            async with trio.open_nursery() as nursery:
+                for file in processed.variants:
+                    nursery.start_soon(
+                        self._intake.place, file.path, file.digest, file.size, MIME[file.format], owner, media
+                    )
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
         by_name = {(file.name, file.format): file for file in processed.variants}
         pairs = []
         for recipe in RECIPES:
@@ -210,10 +232,31 @@ class Workshop:
         return job.attempt if job else None
 
 
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What tells most of several failures at once: the first that is no mere cancellation."""
+    rest = group.split(trio.Cancelled)[1]
+    if rest is None:
+        return group
+    first: BaseException = rest
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
 def _lend(blobs: Blobs, digest: bytes, target: Path) -> None:
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    blobs.link(digest, target)
+    """Raises StorageFull, BlobMissing, BlobDamaged."""
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        blobs.link(digest, target)
+    except OSError as wrong:
+        if wrong.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(str(wrong)) from wrong
+        raise
+
+
+def _free_bytes(folder: Path) -> int:
+    return measure(folder).free_bytes
 
 
 def _remove(folder: Path) -> None:

@@ -11,12 +11,16 @@ from node.social import (
     likes,
     media,
     posts,
+    retries,
     sessions,
     uploads,
 )
 from node.social.machine import SocialMachine
 
-MODULES = (accounts, sessions, follows, blocks, deletion, posts, uploads, media, jobs, blobs, likes, comments)
+MODULES = (
+    *(accounts, sessions, follows, blocks, deletion, retries),
+    *(posts, uploads, media, jobs, blobs, likes, comments),
+)
 
 
 def social_machine() -> SocialMachine:

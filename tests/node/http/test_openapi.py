@@ -83,7 +83,11 @@ async def test_the_document_tells_what_the_routes_say():
     assert api["openapi"] == "3.1.0" and api["info"]["version"] == "1.2"
     write = api["paths"]["/v1/pads/{pad_id}/notes"]["post"]
     assert write["security"] == [{"bearer": []}]
-    assert [one["name"] for one in write["parameters"]] == ["pad_id", "Idempotency-Key"]
+    assert [one["name"] for one in write["parameters"]] == [
+        "pad_id",
+        "Idempotency-Key",
+        "Heliograph-Token",
+    ]
     assert write["requestBody"]["content"]["application/json"]["schema"] == {
         "$ref": "#/components/schemas/NewNote"
     }
