@@ -43,6 +43,11 @@ class Overloaded(Exception):
     """Too much is under way: said before a command enters the log. The client may retry."""
 
 
+class StorageFull(Exception):
+    """The node's quota or disk is used up: said before a command enters the log. Deletes go on as long as
+    the journal has room."""
+
+
 class Stopped(Exception):
     """The writers stopped, or died of a bug or the disk. Whether what was under way took effect is known
     only after the next start."""
@@ -112,11 +117,12 @@ class Replicas:
     async def propose(self, partition: int, command: Command) -> Applied:
         """Make the command durable, apply it, and return what it did.
 
-        Cancelled, the command may take effect all the same. Raises Overloaded, and Stopped where `run` ended.
+        Cancelled, the command may take effect all the same. Raises Overloaded, StorageFull where the disk
+        has no room for it, and Stopped where `run` ended.
         """
         self._check_running()
-        if self._journal_writer.full:
-            raise Overloaded("the disk has no room for the journal")
+        if self._writers[partition & self._mask].full:
+            raise StorageFull("the disk has no room for what was written before")
         if self._under_way >= PROPOSALS_MAX or self.courier.full:
             raise Overloaded(f"{self._under_way} commands and {self.courier.queued} messages are under way")
         task = trio.lowlevel.current_task()
@@ -133,18 +139,28 @@ class Replicas:
             self._proposers.discard(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self.submit(partition, command, done)
+        def refused() -> None:
+            if waiting:
+                self._proposers.discard(task)
+                full = StorageFull("the disk has no room for the journal; nothing was changed")
+                trio.lowlevel.reschedule(task, outcome.Error(full))
+
+        self._submit(Proposal(partition, commands.encode(command), done, refused))
         self._proposers.add(task)
         applied: Applied = await trio.lowlevel.wait_task_rescheduled(abort)
         return applied
 
     def submit(self, partition: int, command: Command, done: Callable[[Applied], None] | None) -> None:
-        """Propose without waiting; `done` is called with the result. Not bounded: for the cluster itself."""
-        data = commands.encode(command)
-        if len(data) > commands.COMMAND_BYTES_MAX:
-            raise AssertionError(f"a command of {len(data)} bytes: at most {commands.COMMAND_BYTES_MAX}")
+        """Propose without waiting; `done` is called with the result. Not bounded, and held where the disk
+        is full: for the cluster itself."""
+        self._submit(Proposal(partition, commands.encode(command), done))
+
+    def _submit(self, proposal: Proposal) -> None:
+        size = len(proposal.data)
+        if size > commands.COMMAND_BYTES_MAX:
+            raise AssertionError(f"a command of {size} bytes: at most {commands.COMMAND_BYTES_MAX}")
         self._under_way += 1
-        self._journal_writer.propose(Proposal(partition, data, done))
+        self._journal_writer.propose(proposal)
 
     # --- reads -----------------------------------------------------------------------------------------
     @contextmanager
@@ -230,7 +246,7 @@ class Replicas:
                     continue  # a lone voter has nothing to forget; every synced entry is committed
         for writer in self._writers:
             writer.recovered()
-        self._journal_writer = JournalWriter(self._journal, last, self._writers)
+        self._journal_writer = JournalWriter(self._journal, last, self._writers, self._refuse)
         with self.snapshot() as rows:
             for writer in self._writers:
                 for partition in writer.partitions.values():
@@ -251,7 +267,7 @@ class Replicas:
         try:
             async with trio.open_nursery() as nursery:
                 for loop in loops:
-                    nursery.start_soon(partial(trio.to_thread.run_sync, loop, limiter=limiter))
+                    nursery.start_soon(_drive, loop, limiter)
                 try:
                     nursery.start_soon(self._trim)
                     nursery.start_soon(self._tend)
@@ -271,6 +287,17 @@ class Replicas:
     def _post(self, outbound: Outbound) -> None:
         if self._token is not None:  # during recovery nobody waits
             self._token.run_sync_soon(self._arrived, outbound)
+
+    def _refuse(self, proposals: list[Proposal]) -> None:
+        if self._token is not None:
+            self._token.run_sync_soon(self._refused, proposals)
+
+    def _refused(self, proposals: list[Proposal]) -> None:
+        for proposal in proposals:
+            self._under_way -= 1
+            if proposal.refused is not None:
+                proposal.refused()
+        self._wake_resting()
 
     def _arrived(self, outbound: Outbound) -> None:
         for proposal, applied in outbound.applied:
@@ -295,10 +322,12 @@ class Replicas:
         else:
             self._unread[outbound.shard] += 1
         self._carry()
-        if self._rest:
-            for event in self._rest:
-                event.set()
-            self._rest.clear()
+        self._wake_resting()
+
+    def _wake_resting(self) -> None:
+        for event in self._rest:
+            event.set()
+        self._rest.clear()
 
     def _carry(self) -> None:
         while (batch := self.courier.next_batch()) is not None:
@@ -406,6 +435,12 @@ class Replicas:
             work=len(self._working),
             dead_letters=sum(self.dead_letters().values()),
         )
+
+
+async def _drive(loop: Callable[[], None], limiter: trio.CapacityLimiter) -> None:
+    """Shielded: cancelled before its thread began, a writer would never pass the stop on to the others."""
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(loop, limiter=limiter)
 
 
 def now_ms() -> int:

@@ -20,13 +20,14 @@ from cluster.partition import Applied, Partition, StateMachine
 from cluster.streams import Published
 from storage.journal import Entry, HardState, Journal, JournalFull
 from storage.rows import Overlay
-from storage.shard import Frozen, Shard, WriteTransaction
+from storage.shard import Frozen, Shard, ShardFull, WriteTransaction
 
 LONE_TERM: Final = 1  # the term of a group of one voter
 BATCH_ENTRIES_MAX: Final = 1024  # of one journal write; ~0.5 ms of encoding
 BATCH_BYTES_MAX: Final = 4 << 20
 ANSWER_FIRST_FROM: Final = 24  # entries in a batch: below, nobody gains by an answer before the commit
-FULL_RETRY_S: Final = 1.0  # how often a journal without room looks whether there is some
+FULL_RETRY_S: Final = 0.5  # how often a journal or shard without room looks whether there is some
+HELD_AT_ONCE_MAX: Final = 8  # of those that waited for room: deliveries of up to 512 KiB each
 LINGER_S: Final = 0.015  # under load, how long an open transaction waits for the next batch
 
 
@@ -36,14 +37,22 @@ class WriterSettings(msgspec.Struct, frozen=True):
 
 
 class Proposal:
-    """A command on its way through the threads. `done` is called in the trio thread."""
+    """A command on its way through the threads. `done` or, where there is no room for it in the journal,
+    `refused` is called in the trio thread. One without `refused` waits for room instead."""
 
-    __slots__ = ("data", "done", "index", "partition")
+    __slots__ = ("data", "done", "index", "partition", "refused")
 
-    def __init__(self, partition: int, data: bytes, done: Callable[[Applied], None] | None) -> None:
+    def __init__(
+        self,
+        partition: int,
+        data: bytes,
+        done: Callable[[Applied], None] | None,
+        refused: Callable[[], None] | None = None,
+    ) -> None:
         self.partition = partition
         self.data = data
         self.done = done
+        self.refused = refused
         self.index = 0
 
 
@@ -57,6 +66,7 @@ class Outbound(msgspec.Struct):
 
 
 Post = Callable[[Outbound], None]
+Refuse = Callable[[list[Proposal]], None]
 
 
 class _Stop:
@@ -107,6 +117,8 @@ class ShardWriter:
         self._opened = 0.0
         self._dirty: dict[int, Partition] = {}
         self._changes: list[Published] = []
+        self._stopping = Event()
+        self.full = False  # the disk has no room for a commit: what was applied waits for some
         self.commits = 0
         self.applied = 0
         self.commit_seconds = 0.0
@@ -122,11 +134,13 @@ class ShardWriter:
         self._queue.put(pause)
 
     def stop(self) -> None:
+        self._stopping.set()
         self._queue.put(_Stop())
 
     # --- the thread ------------------------------------------------------------------------------------
     def loop(self) -> None:
-        """Until `stop`. Raises what apply raises: a bug or the disk; nobody skips a command alone."""
+        """Until `stop`. Raises what apply raises: a bug or the disk; nobody skips a command alone.
+        Raises storage.shard.ShardFull if it is stopped while there is no room for what it applied."""
         try:
             while True:
                 item = self._next()
@@ -199,7 +213,7 @@ class ShardWriter:
                 replica.store_head(self._overlay)
             self._overlay.flush()
             transaction, self._transaction, self._overlay = self._transaction, None, None
-            transaction.commit()
+            self._commit_when_there_is_room(transaction)
             for number, replica in self._dirty.items():
                 self.committed[number] = replica.head.applied
             self._dirty.clear()
@@ -207,6 +221,19 @@ class ShardWriter:
             self.commit_seconds += time.monotonic() - started
         changes, self._changes = self._changes, []
         self._post(Outbound(self.number, list(applied), changes, True))
+
+    def _commit_when_there_is_room(self, transaction: WriteTransaction) -> None:
+        """What was applied is in the journal and cannot be refused any more: it waits."""
+        while True:
+            try:
+                transaction.commit()
+                break
+            except ShardFull:
+                self.full = True
+                if self._stopping.wait(FULL_RETRY_S):
+                    raise
+                transaction = transaction.again()
+        self.full = False
 
     def _hold(self, pause: Pause) -> None:
         pause.frozen = self._shard.freeze()
@@ -229,19 +256,21 @@ class ShardWriter:
 class JournalWriter:
     """Gives proposals their indexes, makes them durable together and hands them to the shards."""
 
-    def __init__(self, journal: Journal, last: dict[int, int], shards: list[ShardWriter]) -> None:
+    def __init__(
+        self, journal: Journal, last: dict[int, int], shards: list[ShardWriter], refuse: Refuse
+    ) -> None:
         self._journal = journal
         self._last = last  # the last index of each partition's log
         self._shards = shards
+        self._refuse = refuse
+        self._held: list[Proposal] = []  # accepted for good, and no room for them yet
         self._queue: SimpleQueue[Proposal | _Stop | _Release] = SimpleQueue()
         self.propose = self._queue.put
-        self._stopping = Event()
-        self.full = False  # the disk has no room: what was accepted waits for some
+        self.full = False  # the disk had no room for the last batch
         self.batches = 0
         self.entries = 0
 
     def stop(self) -> None:
-        self._stopping.set()
         self._queue.put(_Stop())
 
     def release_soon(self) -> None:
@@ -249,12 +278,14 @@ class JournalWriter:
         self._queue.put(_Release())
 
     def loop(self) -> None:
-        """Until `stop`; the shards stop after the last entry. Raises storage.journal.JournalFailed, and
-        JournalFull if it is stopped while there is no room for what was accepted."""
+        """Until `stop`; the shards stop after the last entry. Raises storage.journal.JournalFailed.
+        What is held when it stops is lost: nobody was promised it."""
         try:
             while True:
-                first = self._queue.get()
-                batch, then = self._gather(first)
+                held, self._held = self._held, []
+                batch, then = self._next(bool(held))
+                for start in range(0, len(held), HELD_AT_ONCE_MAX):
+                    self._write(held[start : start + HELD_AT_ONCE_MAX])
                 if batch:
                     self._write(batch)
                 if isinstance(then, _Stop):
@@ -264,6 +295,12 @@ class JournalWriter:
         finally:
             for shard in self._shards:
                 shard.stop()
+
+    def _next(self, holding: bool) -> tuple[list[Proposal], _Stop | _Release | None]:
+        try:
+            return self._gather(self._queue.get(timeout=FULL_RETRY_S if holding else None))
+        except Empty:
+            return [], None
 
     def _gather(self, item: Proposal | _Stop | _Release) -> tuple[list[Proposal], _Stop | _Release | None]:
         batch: list[Proposal] = []
@@ -277,7 +314,7 @@ class JournalWriter:
         return batch, item
 
     def _write(self, batch: list[Proposal]) -> None:
-        last = self._last
+        before, last = dict(self._last), self._last
         entries = []
         parts: list[list[Proposal]] = [[] for _ in self._shards]
         mask = len(self._shards) - 1
@@ -286,25 +323,31 @@ class JournalWriter:
             proposal.index = last[partition] = last[partition] + 1
             entries.append(Entry(partition, LONE_TERM, proposal.index, proposal.data))
             parts[partition & mask].append(proposal)
-        self._write_when_there_is_room(entries)
+        if not self._write_if_there_is_room(entries):
+            last.update(before)  # no index is burned: the log has no gaps
+            self._held += [one for one in batch if one.refused is None]
+            self._refuse([one for one in batch if one.refused is not None])
+            return
         self.batches += 1
         self.entries += len(batch)
         for shard, part in zip(self._shards, parts, strict=True):
             if part:
                 shard.submit(part)
 
-    def _write_when_there_is_room(self, entries: list[Entry]) -> None:
-        """Nothing was written where the journal says that it is full, so the same may be tried again."""
-        while True:
+    def _write_if_there_is_room(self, entries: list[Entry]) -> bool:
+        """Nothing was written where the journal says that it is full. Segments that all shards have passed
+        make room before anybody is refused."""
+        try:
+            self._journal.write(entries)
+        except JournalFull:
+            self._release()
             try:
                 self._journal.write(entries)
-                break
             except JournalFull:
                 self.full = True
-                if self._stopping.wait(FULL_RETRY_S):
-                    raise
-                self._release()
+                return False
         self.full = False
+        return True
 
     def _release(self) -> None:
         mask = len(self._shards) - 1
@@ -314,7 +357,7 @@ class JournalWriter:
                 lambda partition: self._shards[partition & mask].committed[partition], states
             )
         except JournalFull:
-            self.full = True  # the next write finds out whether it still is; segments stay until then
+            return  # no room even for the checkpoint: the segments stay
 
 
 def load_partitions(

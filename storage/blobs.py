@@ -445,9 +445,13 @@ class Blobs:
         finally:
             os.close(fd)
 
-    def _sync(self, fd: int) -> None:
+    def check(self) -> None:
+        """Raises BlobsFailed once a sync has failed."""
         if self._failed:
             raise BlobsFailed(self._failed)
+
+    def _sync(self, fd: int) -> None:
+        self.check()
         try:
             with _room():
                 os.fsync(fd)

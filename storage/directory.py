@@ -22,7 +22,10 @@ from types import TracebackType
 
 import msgspec
 
+from storage.space import give_up_reserve
+
 FORMAT_VERSION = 1
+START_BYTES = 192 << 20  # free disk that a start may need: a segment of the journal, and commits
 NODE_ID_BYTES = 16
 SHARD_COUNT = 2  # more environments made commits slower on two cores
 PARTITION_COUNT = 256
@@ -99,6 +102,7 @@ class DataDirectory:
             raise DirectoryForeign(f"{path} is not a data directory: it holds {', '.join(strangers[:5])}")
         lock = _lock(path)
         try:
+            give_up_reserve(path / _RESERVE, START_BYTES)
             identity = _read_identity(path) or _make(path, now, shard_count, partition_count)
             boots = _read_boots(path)
             if boot:

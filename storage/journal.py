@@ -50,6 +50,7 @@ SEGMENT_BYTES = 64 << 20  # some 200,000 commands; a start reads a few of these
 CHECKPOINT_ROOM_BYTES = (
     512 << 10
 )  # kept free at a segment's end: 8,192 hard states, so a full disk can release
+LEFT_FREE_BYTES_MAX = 16 << 20  # disk that a new segment leaves to commits of shards, at most
 SPARES_MAX = 2  # released segments kept for use again
 VOTE_BYTES = 16  # a node id
 _CHECKPOINTED = struct.Struct("<HQQB16s")  # partition, term, commit, 1 if there is a vote, vote
@@ -319,6 +320,8 @@ class Journal:
         spare = self._spares[-1] if self._spares and size == self._segment_bytes else None
         blank = spare or path.with_suffix(_NEW_SUFFIX)
         fd = -1
+        if spare is None:
+            self._want_room(size)
         try:
             fd = os.open(blank, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.posix_fallocate(fd, 0, size)
@@ -346,6 +349,19 @@ class Journal:
         segment = _Segment(path, header, HEADER_BYTES, size)
         self._segments.append(segment)
         return segment
+
+    def _want_room(self, size: int) -> None:
+        """Ask first: to allocate what does not fit takes, for a moment, all room that others have.
+
+        Raises JournalFull.
+        """
+        disk = os.statvfs(self._directory)
+        wanted = size + min(LEFT_FREE_BYTES_MAX, size // 4)
+        free = disk.f_bavail * disk.f_frsize
+        if free < wanted:
+            raise JournalFull(
+                f"{free} bytes free: no room for a segment of {size} bytes in {self._path}, and for commits"
+            )
 
     def _remove(self, segment: _Segment) -> None:
         """Take a segment out of the journal; its blocks serve again if it has the usual size."""

@@ -21,6 +21,10 @@ READERS_MAX: Final = 256  # slots of the reader table: threads that read at once
 IDLE_READS_MAX: Final = 8  # read transactions that LMDB keeps for reuse
 
 
+class ShardFull(Exception):
+    """A commit found no room on the disk. Nothing changed; `WriteTransaction.again` is the same once more."""
+
+
 class ShardStatistics(msgspec.Struct, frozen=True):
     map_bytes: int
     used_bytes: int  # pages ever used, times the page size
@@ -83,11 +87,12 @@ class Shard:
 class WriteTransaction:
     """The base of an overlay. Dropped without `commit`, it changed nothing."""
 
-    __slots__ = ("_shard", "_transaction", "get")
+    __slots__ = ("_shard", "_transaction", "_written", "get")
 
     def __init__(self, shard: Shard, transaction: Any) -> None:
         self._shard = shard
         self._transaction = transaction
+        self._written: dict[bytes, bytes | None] = {}  # kept until the commit, for `again`
         self.get = transaction.get
 
     def get_many(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
@@ -99,6 +104,7 @@ class WriteTransaction:
 
     def write(self, rows: dict[bytes, bytes | None]) -> None:
         """Sorted, so that neighbours are put while their page is at hand."""
+        self._written.update(rows)
         puts = []
         for key in sorted(rows):
             value = rows[key]
@@ -111,8 +117,18 @@ class WriteTransaction:
                 cursor.putmulti(puts)
 
     def commit(self) -> None:
-        self._transaction.commit()
+        """Raises ShardFull where the disk has no room; lmdb.Error for what nobody can go on after."""
+        try:
+            self._transaction.commit()
+        except lmdb.DiskError as wrong:  # ENOSPC
+            raise ShardFull(f"{self._shard.path}: {wrong}") from wrong
         self._shard.commits += 1
+
+    def again(self) -> "WriteTransaction":
+        """A new transaction with all rows of this one, whose commit raised ShardFull."""
+        renewed = self._shard.begin()
+        renewed.write(self._written)
+        return renewed
 
     def abort(self) -> None:
         self._transaction.abort()

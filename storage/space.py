@@ -58,6 +58,13 @@ def measure(path: Path) -> DiskSpace:
     return DiskSpace(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
 
+def give_up_reserve(path: Path, wanted_bytes: int) -> None:
+    """Remove the reserve file where less is free than wanted: at a start, which needs room before anybody
+    watches."""
+    if path.exists() and measure(path.parent).free_bytes < wanted_bytes:
+        path.unlink()
+
+
 class ReserveFile:
     """A file that only takes up room. Owned by one thread; blocking."""
 

@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from cluster.commands import Refused
-from cluster.replicas import Overloaded, now_ms
+from cluster.replicas import Overloaded, StorageFull, now_ms
 from node.logs import get_logger
 from node.service import Service
 from node.social import accounts, blobs, uploads
@@ -73,7 +73,7 @@ class Collector:
                     await self._carry_out(partition, command)
             else:
                 log.info("collection_goes_on", partition=partition)
-        except Overloaded:
+        except (Overloaded, StorageFull):
             log.info("collection_postponed", partition=partition)
 
     def _due(self, rows: Reader, partition: int) -> list[msgspec.Struct]:
