@@ -5,18 +5,30 @@ directory, readable by the node's user alone. What admins may do from afar, too,
 """
 
 import hmac
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
 
 import msgspec
 from quart import Response, g, request
 
+from cluster.meta import KEYS_PER_MEMBER_MAX
+from cluster.replicas import Stopped
+from node.backup import BackupError, BackupLine, Failed, Made, create
 from node.http import admin_accounts, admin_letters, api
 from node.http.admin_routes import AdminRoutes, Guard, operator
 from node.http.application import Application, make_application
+from node.http.bodies import read_json
 from node.http.gauges import NodeCollector
 from node.http.openapi import Route, Routes, render
-from node.http.problems import Problem
+from node.http.problems import Body, Problem
 from node.http.server import Server
+from node.http.tokens import load_secret
+from node.logs import get_logger
 from node.parts import Parts, now_s
+from node.seal import PASSPHRASE_MIN
+
+log = get_logger("admin")
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -42,6 +54,11 @@ class Status(msgspec.Struct, frozen=True):
 class Rotated(msgspec.Struct, frozen=True):
     kid: str  # the key that signs from now on
     keys: int  # whose tokens may still live, this one included
+
+
+class NewBackup(Body, frozen=True):
+    destination: str  # a folder on the node's machine, absolute
+    passphrase: str
 
 
 def make_admin(parts: Parts, public: Server) -> Application:
@@ -82,7 +99,36 @@ def make_routes(parts: Parts) -> Routes:
     async def metrics() -> Response:
         return Response(parts.metrics.expose(), content_type=parts.metrics.content_type)
 
+    @routes.add(
+        "POST", "/v1/admin/backups", "Make a backup; the answer is its progress, a line of JSON at a time",
+        body=NewBackup, answers={200: "application/x-ndjson"},
+    )  # fmt: skip
+    async def make_backup() -> Response:
+        wanted = await read_json(request, NewBackup)
+        if len(wanted.passphrase) < PASSPHRASE_MIN:
+            raise Problem("invalid_field", f"a passphrase has at least {PASSPHRASE_MIN} characters")
+        lines = backup_lines(parts, Path(wanted.destination), wanted.passphrase)
+        return Response(lines, content_type="application/x-ndjson")
+
     return routes
+
+
+async def backup_lines(parts: Parts, destination: Path, passphrase: str) -> AsyncGenerator[bytes, None]:
+    """A backup goes on as long as somebody reads its lines."""
+    secret = load_secret(parts.directory.keys / "cluster.secret")
+    steps = create(
+        parts.replicas, parts.blobs, parts.collector, parts.directory, destination, secret, passphrase
+    )
+    line: BackupLine
+    try:
+        async with aclosing(steps):
+            async for line in steps:
+                yield msgspec.json.encode(line) + b"\n"
+                if isinstance(line, Made):
+                    log.info("backup_made", path=line.path, blobs=line.blobs, seconds=round(line.seconds, 3))
+    except (BackupError, Stopped, OSError) as wrong:
+        log.warning("backup_failed", destination=str(destination), reason=str(wrong))
+        yield msgspec.json.encode(Failed(str(wrong))) + b"\n"
 
 
 def status_routes(parts: Parts, guard: Guard) -> AdminRoutes:
@@ -94,11 +140,15 @@ def status_routes(parts: Parts, guard: Guard) -> AdminRoutes:
 
     @routes.add(
         "POST", "/v1/admin/keys/rotate", "Sign access tokens with a new key; old ones live out their time",
-        answers={200: Rotated},
+        answers={200: Rotated}, problems=("conflict",),
     )  # fmt: skip
     async def rotate() -> Response:
         from node.app import publish_keys  # the composition root, which imports this module
 
+        parts.keyring.forget_dead(now_s())
+        if len(parts.keyring.public_keys()) >= KEYS_PER_MEMBER_MAX:
+            detail = f"tokens of {KEYS_PER_MEMBER_MAX} keys may still live: wait for the end of some"
+            raise Problem("conflict", detail)
         kid = parts.keyring.rotate(now_s())
         await publish_keys(parts)
         return render(Rotated(kid, len(parts.keyring.public_keys())))
