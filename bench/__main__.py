@@ -28,6 +28,9 @@ COLOURS: Final = {
     Verdict.TOLD: "dim",
     Verdict.LEFT_OUT: "yellow",
 }
+BUDGET_S: Final = 25 * 60  # of a whole run; what does not fit is left out and says so
+ANSWER_S_MIN: Final = 5  # no question is answered in less
+QUICK_BUDGET_S: Final = 4 * 60
 STOP_S: Final = 10  # for a question that ran over its time to take its servers with it
 
 
@@ -63,8 +66,9 @@ def main(only: tuple[str, ...], quick: bool, out: Path, folder: Path | None) -> 
         rows: list[Row] = []
         for question in QUESTIONS:
             if not only or question.name in only:
+                left_s = (QUICK_BUDGET_S if quick else BUDGET_S) - (time.monotonic() - started)
                 with console.status(f"{question.name} …"):
-                    rows += ask(question, folder.resolve(), quick, console)
+                    rows += ask(question, folder.resolve(), quick, left_s, console)
     report = Report(
         line, began.isoformat(timespec="seconds"), time.monotonic() - started, quick, rows, missing
     )
@@ -76,9 +80,11 @@ def main(only: tuple[str, ...], quick: bool, out: Path, folder: Path | None) -> 
     console.print(f"{report.seconds:.0f} s; written to {out}/{name}.json and {out}/{name}.svg")
 
 
-def ask(question: Question, folder: Path, quick: bool, console: Console) -> list[Row]:
+def ask(question: Question, folder: Path, quick: bool, left_s: float, console: Console) -> list[Row]:
     """The rows of one question, from a process in a session of its own so that its servers end with it."""
-    limit = question.quick_limit_s if quick else question.limit_s
+    limit = min(left_s, question.quick_limit_s if quick else question.limit_s)
+    if limit < ANSWER_S_MIN:
+        return [left_out(question.name, question.name, "the run's time was used up")]
     to = folder / f"{question.name}.rows.json"
     to.unlink(missing_ok=True)
     log = folder / f"{question.name}.log"

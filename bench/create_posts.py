@@ -9,6 +9,7 @@ import random
 import shutil
 import statistics
 import time
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -39,11 +40,12 @@ def answer(run: Run) -> list[Row]:
         shutil.rmtree(data)
 
 
-async def _measure(run: Run, data: object) -> list[Row]:
+async def _measure(run: Run, data: Path) -> list[Row]:
     manifest = bench_data.manifest_of(run)
     posts, rounds = (4000, 3) if run.quick else (20_000, 5)
     rng = random.Random(SEED)
-    async with parts_of(data, [CACHE]) as parts:  # type: ignore[arg-type]
+    async with parts_of(data, [CACHE]) as parts:
+        alone = [await _rate(parts, rng.choices(manifest.members, k=posts)) for _ in range(rounds)]
         for _ in range(2):  # a reader who comes again is kept
             for member in manifest.members:
                 with parts.service.read() as rows:
@@ -62,7 +64,11 @@ async def _measure(run: Run, data: object) -> list[Row]:
         f"{cached:,} cached feeds; from {min(rates):,.0f} to {max(rates):,.0f}/s"
     )
     what = f"create-post commands, durable, {UNDER_WAY} in flight, 50 cached followers each, settled"
-    return [Row(run.question, what, "/s", statistics.median(rates), at_least(10_000), beside)]
+    unread = f"the same {UNDER_WAY} in flight; from {min(alone):,.0f} to {max(alone):,.0f}/s"
+    return [
+        Row(run.question, what, "/s", statistics.median(rates), at_least(10_000), beside),
+        Row(run.question, "the same while no follower reads", "/s", statistics.median(alone), beside=unread),
+    ]
 
 
 async def _rate(parts: Parts, authors: list[Member]) -> float:
