@@ -33,6 +33,7 @@ _COMPLEMENT: Final = bytes(range(255, -1, -1))  # for bytes.translate
 _PUBLISHED: Final = slice(5, 13)  # of a TimelineHead's record, behind checksum and version
 _POST: Final = slice(13, 21)
 _PLACE_AUTHOR: Final = slice(16, 24)
+_TOP: Final = b"\xff" * 9  # above every `published`
 _SORTED_AT_ONCE: Final = 200  # heads: sorting so few costs no more than picking the newest
 _KEY_AUTHOR: Final = slice(3, 11)  # of a TimelineHeadKey
 _KEY_PUBLISHED: Final = slice(-8, None)  # of a TimelineKey, complemented
@@ -153,17 +154,21 @@ class Merge:
         self._timelines = timelines
         self._start = start
         self._heads = heads = rows.get_many(timelines.keys(authors))
-        # Heads that take no part yet: `published` → key. Of thousands most are never asked for.
-        self._unused = dict(zip([value[_PUBLISHED] for value in heads.values()], heads, strict=True))
-        self._queue: list[bytes] = []  # the newest of them, ascending
+        # Heads that take no part yet, by `published`; of thousands most are never asked for.
+        self._published: list[bytes] = [value[_PUBLISHED] for value in heads.values()]
+        self._below: bytes | None = None  # those below this one are not in the queue yet; None: all are
+        self._queue: list[tuple[bytes, bytes]] = []  # the newest, ascending, each with its key
         # Of each timeline that takes part: its next place, the tail that holds it, where in that, and whether
         # the timeline ends with it.
         self._heap: list[tuple[bytes, Sequence[bytes], int, bool]] = []
         self._replace = False  # the heap's first was taken, its timeline has not moved on yet
-        if start:
+        if start or len(heads) < _SORTED_AT_ONCE:
+            self._queue = sorted(zip(self._published, heads, strict=True))
             top = start.translate(_COMPLEMENT)
-            for published in [published for published in self._unused if published > top]:
-                self._enter(published)
+            while start and self._queue and self._queue[-1][0] > top:
+                self._enter(self._queue.pop()[1])
+        else:
+            self._below = _TOP
 
     def take(self, most: int) -> list[bytes]:
         taken: list[bytes] = []
@@ -173,7 +178,7 @@ class Merge:
             if self._replace:
                 self._move_on()
             if newest is not None and (not heap or newest < heap[0][0]):
-                self._enter(self._queue.pop())
+                self._enter(self._queue.pop()[1])
                 newest = self._newest(most)
             if not heap:
                 break
@@ -182,17 +187,18 @@ class Merge:
         return taken
 
     def _newest(self, likely: int) -> bytes | None:
-        """Where the newest unused head stands. Of many, at first only as many are put in order as a page is
-        likely to take."""
-        if not self._queue and self._unused:
-            few = self._heap or len(self._unused) < _SORTED_AT_ONCE
-            unused = self._unused
-            self._queue = sorted(unused) if few else nlargest(likely + 1, unused)[::-1]
-        return self._queue[-1].translate(_COMPLEMENT) if self._queue else None
+        """Where the newest unused head stands. Of many, only as many are put in order at first as a page is
+        likely to take, and all the others if that was too few."""
+        below = self._below
+        if not self._queue and below is not None:
+            rest = zip(self._published, self._heads, strict=True)
+            bound = nlargest(likely + 1, self._published)[-1] if below == _TOP else b""
+            self._queue = sorted([head for head in rest if bound <= head[0] < below])
+            self._below = bound or None
+        return self._queue[-1][0].translate(_COMPLEMENT) if self._queue else None
 
-    def _enter(self, published: bytes) -> None:
+    def _enter(self, key: bytes) -> None:
         """Let the timeline with this head take part."""
-        key = self._unused.pop(published)
         tail = self._timelines.tail(self._rows, key[_KEY_AUTHOR], key, self._heads[key])
         places, start = tail.places, self._start
         at = 0

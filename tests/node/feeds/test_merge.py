@@ -181,3 +181,17 @@ def test_damage_is_told_not_served():
     network.write.put(key, network.rows.get(key)[:-1] + b"\x7f")
     with pytest.raises(RecordDamaged):
         page(feeds(), network, viewer)
+
+
+def test_of_many_heads_all_are_reached_in_order():
+    network = Network(250)
+    for author in network.people + network.people[:3]:
+        network.publish(author)
+    authors = b"".join(person.to_bytes(8, "big") for person in network.people)
+    every = sorted((record.published for record in network.posts.values()), reverse=True)
+    merge, taken = Merge(network.rows, Timelines(), authors), []
+    while batch := merge.take(21):
+        taken += [published_of(one) for one in batch]
+    assert taken == every
+    below = Merge(network.rows, Timelines(), authors, place_after(every[99])).take(300)
+    assert [published_of(one) for one in below] == every[100:]
