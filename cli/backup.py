@@ -47,8 +47,7 @@ def create(target: Target, destination: Path, passphrase_file: Any, as_json: boo
 
     The passphrase seals the cluster's secret; without it a backup cannot be restored.
     """
-    from node.backup import Advance, Made
-    from node.http.admin import BackupLine, Failed
+    from node.backup import Advance, BackupLine, Failed, Made
 
     with admin(target) as client:
         passphrase = ask_passphrase(passphrase_file, confirm=True)
