@@ -1,13 +1,47 @@
 """The node's own metrics: read from the parts' statistics at each scrape, so that keeping them costs nothing.
 
-Names are `heliograph_…` in base units; labels never name a user.
+Only what no statistic can tell later is measured as it happens: the lag from a post's publication to the
+moment at which the feeds hear of it. Names are `heliograph_…` in base units; labels never name a user.
 """
 
 from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import Histogram
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 
+from cluster.replicas import ReplicaStatistics, now_ms
+from cluster.streams import Published as StreamRecord
 from node.parts import Parts
+from node.social import changes, jobs
+from storage.ids import time_of
+
+# Seconds. A commit may wait for 50 ms; what matters beyond is whether it is one second or a minute.
+LAG_BUCKETS_S: Final = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+)
+FAILED_COUNTED_MAX: Final = 10_000  # media dead letters that a scrape counts: more are as bad
 
 
 class NodeCollector:
@@ -15,68 +49,93 @@ class NodeCollector:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._lag = Histogram(
+            "heliograph_publish_visible_seconds",
+            "Seconds from a post's publication to its news reaching the feeds, after its commit",
+            buckets=LAG_BUCKETS_S,
+            registry=parts.metrics.registry,
+        )
+        parts.replicas.on_changes(self._changed)
+
+    def _changed(self, records: list[StreamRecord]) -> None:
+        now = now_ms()
+        for record in records:
+            change = changes.decode(record.body)
+            if isinstance(change, changes.Published):
+                # An id's time may run ahead of the clock when a millisecond's ids are used up.
+                self._lag.observe(max(0, now - time_of(change.published)) / 1000)
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._storage()
-        yield from self._cluster()
+        statistics = self._parts.replicas.statistics()
+        yield from self._node()
+        yield from self._storage(statistics)
+        yield from _cluster(statistics)
+        yield from self._dead_letters(statistics)
         yield from self._media()
         yield from self._feeds()
 
-    def _storage(self) -> Iterator[Metric]:
+    def _node(self) -> Iterator[Metric]:
+        identity = self._parts.directory.identity
+        about = {"version": version("heliograph"), "node": identity.node_id}
+        yield InfoMetricFamily("heliograph_node", "The version that runs, and the node's id", about)
+        yield GaugeMetricFamily("heliograph_boots", "Starts of this node", self._parts.directory.boots)
+        ready = float(not self._parts.stopping.is_set())
+        yield GaugeMetricFamily("heliograph_ready", "1 while the node takes new work", ready)
+
+    def _storage(self, statistics: ReplicaStatistics) -> Iterator[Metric]:
         parts = self._parts
-        statistics = parts.replicas.statistics()
+        blobs = parts.blobs.statistics()
         used = GaugeMetricFamily("heliograph_stored_bytes", "Bytes of data on disk", labels=["kind"])
         used.add_metric(["journal"], statistics.journal.bytes)
         used.add_metric(["shards"], sum(shard.used_bytes for shard in statistics.shards))
-        used.add_metric(["blobs"], parts.blobs.statistics().bytes)
+        used.add_metric(["blobs"], blobs.bytes)
         yield used
         share = GaugeMetricFamily(
             "heliograph_lmdb_map_used_ratio", "Share of the map in use", labels=["shard"]
         )
+        rows = GaugeMetricFamily("heliograph_rows", "Rows stored", labels=["shard"])
         for number, shard in enumerate(statistics.shards):
             share.add_metric([str(number)], shard.used_bytes / shard.map_bytes)
+            rows.add_metric([str(number)], shard.entries)
         yield share
-        yield GaugeMetricFamily(
-            "heliograph_disk_free_bytes", "Bytes free on the disk", parts.room.disk.free_bytes
-        )
-        yield GaugeMetricFamily(
-            "heliograph_storage_full", "1 while writes are refused", float(parts.room.full())
-        )
-        yield GaugeMetricFamily("heliograph_blobs", "Blobs stored", parts.blobs.statistics().blobs)
+        yield rows
+        yield GaugeMetricFamily("heliograph_journal_segments", "Journal files", statistics.journal.segments)
+        yield GaugeMetricFamily("heliograph_disk_free_bytes", "Free on the disk", parts.room.disk.free_bytes)
+        yield GaugeMetricFamily("heliograph_disk_bytes", "Size of the disk", parts.room.disk.total_bytes)
+        full = float(parts.room.full())
+        yield GaugeMetricFamily("heliograph_storage_full", "1 while writes are refused", full)
+        yield GaugeMetricFamily("heliograph_blobs", "Blobs stored", blobs.blobs)
+        yield GaugeMetricFamily("heliograph_uploads_staged", "Uploads begun and not ended", blobs.staged)
+        yield CounterMetricFamily("heliograph_blobs_damaged", "Blobs found damaged", blobs.damaged)
 
-    def _cluster(self) -> Iterator[Metric]:
-        statistics = self._parts.replicas.statistics()
-        counters = {
-            "heliograph_journal_batches": ("Journal writes, each synced once", statistics.journal_batches),
-            "heliograph_journal_entries": ("Commands written to the journal", statistics.journal_entries),
-            "heliograph_journal_sync_seconds": ("Seconds in journal syncs", statistics.journal.sync_s_total),
-            "heliograph_commands_applied": ("Commands applied", statistics.applied),
-            "heliograph_shard_commits": ("LMDB commits", statistics.commits),
-            "heliograph_shard_commit_seconds": ("Seconds in LMDB commits", statistics.commit_seconds),
-            "heliograph_messages_repeated": ("Messages sent again", statistics.messages_repeated),
-        }
-        for name, (text, value) in counters.items():
-            yield CounterMetricFamily(name, text, value)
-        gauges = {
-            "heliograph_commands_under_way": ("Commands proposed and not answered", statistics.proposals),
-            "heliograph_messages_queued": (
-                "Messages between partitions under way",
-                statistics.messages_queued,
-            ),
-            "heliograph_partitions_working": ("Partitions with work to be continued", statistics.work),
-            "heliograph_dead_letters": ("Messages refused and kept", statistics.dead_letters),
-        }
-        for name, (text, value) in gauges.items():
-            yield GaugeMetricFamily(name, text, value)
+    def _dead_letters(self, statistics: ReplicaStatistics) -> Iterator[Metric]:
+        letters = GaugeMetricFamily(
+            "heliograph_dead_letters", "What was refused and waits for an admin", labels=["kind"]
+        )
+        letters.add_metric(["message"], statistics.dead_letters)
+        letters.add_metric(["media"], self._failed_media())
+        yield letters
+
+    def _failed_media(self) -> int:
+        count = 0
+        with self._parts.service.read() as rows:
+            for partition in range(self._parts.partitions):
+                count += len(jobs.failed_jobs(rows, partition, 0, FAILED_COUNTED_MAX - count))
+        return count
 
     def _media(self) -> Iterator[Metric]:
         pool, workshop = self._parts.pool.statistics(), self._parts.workshop.statistics()
-        jobs = CounterMetricFamily("heliograph_media_jobs", "Media jobs ended, by how", labels=["result"])
-        jobs.add_metric(["done"], workshop.done)
-        jobs.add_metric(["refused"], workshop.refused)
-        jobs.add_metric(["failed"], workshop.failed)
-        yield jobs
+        ended = CounterMetricFamily("heliograph_media_jobs", "Media jobs ended, by how", labels=["result"])
+        ended.add_metric(["done"], workshop.done)
+        ended.add_metric(["refused"], workshop.refused)
+        ended.add_metric(["failed"], workshop.failed)
+        yield ended
         yield GaugeMetricFamily("heliograph_media_jobs_running", "Media jobs under way", workshop.running)
+        yield GaugeMetricFamily(
+            "heliograph_media_partitions_waiting",
+            "Partitions with a job that is due or will be",
+            workshop.waiting,
+        )
         yield GaugeMetricFamily("heliograph_media_workers", "Worker processes", len(pool.worker_pids))
         yield CounterMetricFamily("heliograph_media_worker_deaths", "Workers that died", pool.died)
         yield CounterMetricFamily(
@@ -84,6 +143,7 @@ class NodeCollector:
         )
         collector = self._parts.collector.statistics()
         yield CounterMetricFamily("heliograph_blobs_collected", "Blobs removed", collector.collected)
+        yield CounterMetricFamily("heliograph_uploads_expired", "Uploads that never came", collector.expired)
 
     def _feeds(self) -> Iterator[Metric]:
         feeds = self._parts.feeds.statistics()
@@ -91,5 +151,44 @@ class NodeCollector:
         pages.add_metric(["cache"], feeds.cached_pages)
         pages.add_metric(["merge"], feeds.pages - feeds.cached_pages)
         yield pages
-        yield GaugeMetricFamily("heliograph_feed_cache_bytes", "Bytes of cached feeds", feeds.cache.bytes)
-        yield GaugeMetricFamily("heliograph_feed_cache_readers", "Readers with a cached feed", feeds.cache.entries)
+        cache = feeds.cache
+        yield GaugeMetricFamily("heliograph_feed_cache_bytes", "Bytes of cached feeds", cache.bytes)
+        yield GaugeMetricFamily("heliograph_feed_cache_readers", "Readers with a cached feed", cache.entries)
+        yield CounterMetricFamily("heliograph_feed_cache_evictions", "Feeds pushed out", cache.evictions)
+        yield CounterMetricFamily("heliograph_feed_cache_pushes", "Posts put into feeds", cache.pushes)
+        yield CounterMetricFamily("heliograph_feed_cache_resets", "Gaps that emptied the cache", cache.resets)
+
+
+def _cluster(statistics: ReplicaStatistics) -> Iterator[Metric]:
+    yield SummaryMetricFamily(
+        "heliograph_journal_batch_entries",
+        "Commands per journal write; each write is synced once",
+        count_value=statistics.journal_batches,
+        sum_value=statistics.journal_entries,
+    )
+    yield SummaryMetricFamily(
+        "heliograph_journal_sync_seconds",
+        "Seconds of a journal sync",
+        count_value=statistics.journal.syncs,
+        sum_value=statistics.journal.sync_s_total,
+    )
+    yield SummaryMetricFamily(
+        "heliograph_shard_commit_seconds",
+        "Seconds of an LMDB commit",
+        count_value=statistics.commits,
+        sum_value=statistics.commit_seconds,
+    )
+    written = statistics.journal.written_bytes
+    yield CounterMetricFamily("heliograph_journal_written_bytes", "Bytes written to the journal", written)
+    yield CounterMetricFamily("heliograph_commands_applied", "Commands applied", statistics.applied)
+    repeated = statistics.messages_repeated
+    yield CounterMetricFamily("heliograph_messages_repeated", "Messages sent again", repeated)
+    yield GaugeMetricFamily(
+        "heliograph_commands_under_way", "Commands proposed and not answered", statistics.proposals
+    )
+    yield GaugeMetricFamily(
+        "heliograph_messages_queued", "Messages between partitions under way", statistics.messages_queued
+    )
+    yield GaugeMetricFamily(
+        "heliograph_partitions_working", "Partitions with work to be continued", statistics.work
+    )
