@@ -193,8 +193,9 @@ def user_view(rows: Reader, user: int, viewer: int, avatar_url: AvatarUrl) -> Us
 
 def user_views(rows: Reader, users: Iterable[int], viewer: int, avatar_url: AvatarUrl) -> list[UserView]:
     """The users whom the viewer may know of, in the order given; five or six reads in bulk."""
-    accounts = USERS.get_many(rows, [UserKey(user) for user in users])
-    alive = [key.user for key, account in accounts.items() if account.state == "active"]
+    users = list(users)
+    accounts = USERS.get_many(rows, [UserKey(user) for user in users])  # in any order: shard by shard
+    alive = [user for user in users if _active(accounts.get(UserKey(user)))]
     blocked: set[int] = set()
     mine: dict[FollowingKey, FollowingEdge] = {}
     to_me: set[int] = set()
@@ -219,6 +220,10 @@ def user_views(rows: Reader, users: Iterable[int], viewer: int, avatar_url: Avat
         )
         for user in seen
     ]
+
+
+def _active(account: User | None) -> bool:
+    return account is not None and account.state == "active"
 
 
 def _view(
