@@ -5,6 +5,7 @@ node's data lie in a temporary folder and go when it ends.
 """
 
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -120,28 +121,30 @@ async def _run(
 ) -> None:
     from node.app import run_node
 
-    stop = trio.Event()
-    async with trio.open_nursery() as nursery:
-        addresses = await nursery.start(run_node, folder, settings, stop)
-        made = await fill(addresses.http.url, pictures)
-        _tell(made, as_json)
-        if once:
-            stop.set()
-        else:
-            note("Ctrl-C ends the node and removes its data.")
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def end_on_signal() -> None:
+                await anext(signals)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(end_on_signal)
+            addresses = await nursery.start(run_node, folder, settings, trio.Event())
+            made = await fill(addresses.http.url, pictures)
+            _tell(made, as_json)
+            if once:
+                nursery.cancel_scope.cancel()
+            else:
+                note("Ctrl-C ends the node and removes its data.")
 
 
 @contextmanager
 def _plain_ends(address: str) -> Iterator[None]:
-    """Ctrl-C is how a demo ends; what is the world's fault is one line; all else keeps its traceback."""
+    """What is the world's fault is one line; all else keeps its traceback."""
     try:
         yield
-    except KeyboardInterrupt:
-        return
     except BaseExceptionGroup as group:
         causes = list(_leaves(group))
-        if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
-            return
         if len(causes) == 1 and isinstance(causes[0], OSError):
             words = f"the demo cannot listen on {address}: {causes[0].strerror or causes[0]}"
             raise Failure(f"{words}; does another node run there? Choose another with --http") from None
@@ -290,7 +293,7 @@ def _tell(made: Demo, as_json: bool) -> None:
     name = PEOPLE[0]
     note(
         f"""
-  {made.posts} posts at {made.url}    the API: {made.url}/docs
+  {made.posts} post{"" if made.posts == 1 else "s"} at {made.url}    the API: {made.url}/docs
 
   Next, in another terminal: sign in and look at a feed
     .venv/bin/heliograph login {name} --url {made.url}

@@ -238,8 +238,8 @@ def _decoded(answer: Any, kind: type[T]) -> T:
 def _is_loopback(url: str) -> bool:
     from urllib.parse import urlsplit
 
-    host = urlsplit(url).hostname or ""
     try:
+        host = urlsplit(url).hostname or ""
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
