@@ -24,6 +24,7 @@ import msgspec
 from cluster.keys import StreamKey
 from cluster.streams import Published as StreamRecord
 from node.feeds.merge import PLACE_BYTES, Merge, Places, Timelines, place
+from node.feeds.pages import Viewer
 from node.social.changes import Published, Restricted, decode
 from storage.rows import Reader
 
@@ -41,7 +42,7 @@ class CacheStatistics(msgspec.Struct, frozen=True):
     bytes: int
     pulled_authors: int
     hits: int
-    misses: int
+    misses: int  # of first pages
     fills: int
     refused_fills: int  # too large, or from a snapshot behind what was seen
     evictions: int
@@ -54,6 +55,7 @@ class Entry:
 
     __slots__ = (
         "authors",
+        "counts",
         "ended",
         "kept",
         "keys",
@@ -61,13 +63,14 @@ class Entry:
         "places",
         "pulled",
         "pulled_of",
-        "reader",
         "size",
+        "viewer",
     )
 
     def __init__(
         self,
-        reader: int,
+        viewer: Viewer,
+        counts: bytes,
         keys: list[bytes],
         packs: dict[bytes, bytes],
         authors: bytes,
@@ -75,8 +78,9 @@ class Entry:
         kept: int,
     ) -> None:
         """`places` are the newest `kept` of the feed, or all, newest first."""
-        self.reader = reader
-        self.keys = keys  # of the packs, that of the one still to come too
+        self.viewer = viewer
+        self.counts = counts  # the row of the reader's counts that `viewer` was made from
+        self.keys = keys  # of the counts, then of the packs, that of the one still to come too
         self.packs = packs  # rows as they were read
         self.authors = authors  # 8 bytes each, the reader among them
         self.places = bytearray(b"".join(reversed(places)))  # oldest first, so that a push is an append
@@ -146,12 +150,12 @@ class FeedCache:
 
     def hit(self, entry: Entry) -> None:
         self._hits += 1
-        self._entries.move_to_end(entry.reader)
+        self._entries.move_to_end(entry.viewer.id)
 
     def stale(self, entry: Entry) -> None:
         """The reader's follows changed: forget the entry, and fill a new one at once."""
-        self.drop(entry.reader)
-        self._asked[entry.reader] = None
+        self.drop(entry.viewer.id)
+        self._asked[entry.viewer.id] = None
 
     def places(self, rows: Reader, timelines: Timelines, entry: Entry, start: bytes) -> Places:
         """The feed of an entry from `start` on: its places, then a merge below them; `start` as in Merge."""
@@ -182,9 +186,9 @@ class FeedCache:
         if entry.size > self._bytes_max // ENTRY_SHARE or self._behind(rows, now_ms):
             self._refused += 1
             return
-        self.drop(entry.reader)
+        self.drop(entry.viewer.id)
         self._fills += 1
-        self._entries[entry.reader] = entry
+        self._entries[entry.viewer.id] = entry
         self._entry_bytes += entry.size
         followers = self._followers
         for author in _each(entry.authors):

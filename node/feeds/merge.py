@@ -122,8 +122,8 @@ class Timelines:
 
     def tail(self, rows: Reader, author: bytes, key: bytes, value: bytes) -> Tail:
         """`key` and `value` are the row of the author's head. Raises RecordDamaged."""
-        tail = self._tails.find(author)
-        if tail is None or tail.head != value:
+        tail = self._tails.get(author) or self._tails.find(author)
+        if tail is None or tail[0] != value:
             head = TIMELINE_HEADS.codec.decode(key, value)
             newest = value[_PUBLISHED].translate(_COMPLEMENT) + value[_POST] + author
             places = [newest, *scan(rows, author, newest, min(head.posts, TAIL_PLACES) - 1)]
@@ -157,16 +157,18 @@ class Merge:
         # Heads that take no part yet, by `published`; of thousands most are never asked for.
         self._published: list[bytes] = [value[_PUBLISHED] for value in heads.values()]
         self._below: bytes | None = None  # those below this one are not in the queue yet; None: all are
-        self._queue: list[tuple[bytes, bytes]] = []  # the newest, ascending, each with its key
+        self._queue: list[bytes] = []  # the newest, ascending
+        self._keys: dict[bytes, bytes] = {}  # of those in the queue
         # Of each timeline that takes part: its next place, the tail that holds it, where in that, and whether
         # the timeline ends with it.
         self._heap: list[tuple[bytes, Sequence[bytes], int, bool]] = []
         self._replace = False  # the heap's first was taken, its timeline has not moved on yet
         if start or len(heads) < _SORTED_AT_ONCE:
-            self._queue = sorted(zip(self._published, heads, strict=True))
+            self._keys = dict(zip(self._published, heads, strict=True))
+            self._queue = sorted(self._keys)
             top = start.translate(_COMPLEMENT)
-            while start and self._queue and self._queue[-1][0] > top:
-                self._enter(self._queue.pop()[1])
+            while start and self._queue and self._queue[-1] > top:
+                self._enter(self._queue.pop())
         else:
             self._below = _TOP
 
@@ -178,7 +180,7 @@ class Merge:
             if self._replace:
                 self._move_on()
             if newest is not None and (not heap or newest < heap[0][0]):
-                self._enter(self._queue.pop()[1])
+                self._enter(self._queue.pop())
                 newest = self._newest(most)
             if not heap:
                 break
@@ -193,21 +195,23 @@ class Merge:
         if not self._queue and below is not None:
             rest = zip(self._published, self._heads, strict=True)
             bound = nlargest(likely + 1, self._published)[-1] if below == _TOP else b""
-            self._queue = sorted([head for head in rest if bound <= head[0] < below])
+            self._keys = {published: key for published, key in rest if bound <= published < below}
+            self._queue = sorted(self._keys)
             self._below = bound or None
-        return self._queue[-1][0].translate(_COMPLEMENT) if self._queue else None
+        return self._queue[-1].translate(_COMPLEMENT) if self._queue else None
 
-    def _enter(self, key: bytes) -> None:
+    def _enter(self, published: bytes) -> None:
         """Let the timeline with this head take part."""
-        tail = self._timelines.tail(self._rows, key[_KEY_AUTHOR], key, self._heads[key])
-        places, start = tail.places, self._start
+        key = self._keys[published]
+        _, places, ended = self._timelines.tail(self._rows, key[_KEY_AUTHOR], key, self._heads[key])
+        start = self._start
         at = 0
         if start:
             while at < len(places) and places[at] < start:
                 at += 1
         if at < len(places):
-            heappush(self._heap, (places[at], places, at, tail.ended))
-        elif not tail.ended:  # the cursor lies below what the tail holds: go there at once
+            heappush(self._heap, (places[at], places, at, ended))
+        elif not ended:  # the cursor lies below what the tail holds: go there at once
             self._descend(places[0][_PLACE_AUTHOR], (int.from_bytes(start, "big") - 1).to_bytes(8, "big"))
 
     def _move_on(self) -> None:

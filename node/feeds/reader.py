@@ -64,23 +64,23 @@ class Feeds:
         self._pages += 1
         limit = max(1, min(limit, LIMIT_MAX))
         start = place_after(published)
-        counts_key = CountsKey(viewer).encode()
         entry = self._cache.get(viewer)
         if entry is not None:
-            found = rows.get_many([counts_key, *entry.keys])
-            counts = found.pop(counts_key, None)
+            found = rows.get_many(entry.keys)
+            counts = found.pop(entry.keys[0], None)
             if counts is not None and found == entry.packs:
                 self._cached += 1
                 self._cache.hit(entry)
+                if counts != entry.counts:
+                    blocks = COUNTS.codec.decode(entry.keys[0], counts).blocks > 0
+                    entry.counts, entry.viewer = counts, Viewer(viewer, blocks)
                 places = self._cache.places(rows, self._timelines, entry, start)
-                blocks = COUNTS.codec.decode(counts_key, counts).blocks > 0
-                return fill(rows, places, Viewer(viewer, blocks), limit, self.renderer, now_ms)
+                return fill(rows, places, entry.viewer, limit, self.renderer, now_ms)
             self._cache.stale(entry)
-        return self._merged(rows, viewer, counts_key, start, limit, now_ms)
+        return self._merged(rows, viewer, start, limit, now_ms)
 
-    def _merged(
-        self, rows: Reader, viewer: int, counts_key: bytes, start: bytes, limit: int, now_ms: int
-    ) -> Page:
+    def _merged(self, rows: Reader, viewer: int, start: bytes, limit: int, now_ms: int) -> Page:
+        counts_key = CountsKey(viewer).encode()
         keys = pack_keys(viewer, 0)
         packs = rows.get_many([counts_key, *keys])
         value = packs.pop(counts_key, None)
@@ -91,12 +91,14 @@ class Feeds:
             keys = pack_keys(viewer, counts.following)
             packs = rows.get_many(keys)
         authors = authors_in(packs) + viewer.to_bytes(8, "big")
+        reader = Viewer(viewer, counts.blocks > 0)
         places: Places = Merge(rows, self._timelines, authors, start)
-        if self._cache.miss(viewer) and not start:
-            entry = Entry(viewer, keys, packs, authors, places.take(self._kept), self._kept)
+        if not start and self._cache.miss(viewer):
+            held = places.take(self._kept)
+            entry = Entry(reader, value, [counts_key, *keys], packs, authors, held, self._kept)
             self._cache.fill(rows, entry, now_ms)
             places = self._cache.places(rows, self._timelines, entry, start)
-        return fill(rows, places, Viewer(viewer, counts.blocks > 0), limit, self.renderer, now_ms)
+        return fill(rows, places, reader, limit, self.renderer, now_ms)
 
     def render(self, rows: Reader, viewer: int, posts: Sequence[int], now_ms: int) -> list[bytes]:
         """Those of the posts that exist as JSON, in the order given, whatever their status: for grids and
