@@ -8,7 +8,7 @@ then the shards commit, then the lock goes.
 import secrets
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -52,6 +52,7 @@ from storage.shard import Shard
 log = get_logger("node")
 
 SWITCH_INTERVAL_S: Final = 0.001  # Python's 5 ms would be added to the event loop by every busy writer thread
+BLOBS_CHECKED_EVERY_S: Final = 0.5
 CLUSTER_SECRET: Final = "cluster.secret"
 ADMIN_TOKEN: Final = "admin.token"
 
@@ -113,7 +114,16 @@ async def run_node(
 @asynccontextmanager
 async def open_parts(directory: DataDirectory, settings: Settings, stop: trio.Event) -> AsyncIterator[Parts]:
     """A running node without listeners: for `run_node`, for tests and for what works in process."""
-    replicas = await trio.to_thread.run_sync(_open_replicas, directory, settings)
+    replicas, stores = await trio.to_thread.run_sync(_open_replicas, directory, settings)
+    with stores:  # closed last, when no task and no thread is left that reads or writes
+        async with _running_parts(directory, settings, stop, replicas) as parts:
+            yield parts
+
+
+@asynccontextmanager
+async def _running_parts(
+    directory: DataDirectory, settings: Settings, stop: trio.Event, replicas: Replicas
+) -> AsyncIterator[Parts]:
     async with trio.open_nursery() as outer:
         await outer.start(replicas.run)
         blobs = Blobs(directory.blobs, directory.staging, directory.quarantine)
@@ -126,6 +136,7 @@ async def open_parts(directory: DataDirectory, settings: Settings, stop: trio.Ev
             await _join_meta(parts)
             homes = range(parts.partitions)
             tasks.start_soon(room.run)
+            tasks.start_soon(_end_with_blobs, blobs)
             tasks.start_soon(parts.workshop.run, homes)
             tasks.start_soon(parts.collector.run, homes)
             yield parts
@@ -133,16 +144,28 @@ async def open_parts(directory: DataDirectory, settings: Settings, stop: trio.Ev
         outer.cancel_scope.cancel()
 
 
-def _open_replicas(directory: DataDirectory, settings: Settings) -> Replicas:
+def _open_replicas(directory: DataDirectory, settings: Settings) -> tuple[Replicas, ExitStack]:
+    """The groups of this node, and what closes their journal (with a last mark) and shards."""
+    with ExitStack() as opened:
+        replicas = _recovered(directory, settings, opened)
+        return replicas, opened.pop_all()
+
+
+def _recovered(directory: DataDirectory, settings: Settings, opened: ExitStack) -> Replicas:
     machine = social_machine()
     machines: dict[int, StateMachine] = dict.fromkeys(range(directory.identity.partition_count), machine)
     machines[META_PARTITION] = MetaMachine()
     shards = [
-        Shard(directory.shards / f"{number:02}", map_bytes=settings.storage.map_bytes)
+        opened.enter_context(
+            closing(Shard(directory.shards / f"{number:02}", map_bytes=settings.storage.map_bytes))
+        )
         for number in range(directory.identity.shard_count)
     ]
     writer = WriterSettings(settings.storage.commit_delay_ms / 1000, settings.storage.commit_rows)
-    replicas = Replicas(Journal.open(directory.journal), shards, machines, writer)
+    journal = opened.enter_context(
+        closing(Journal.open(directory.journal, segment_bytes=settings.storage.segment_bytes))
+    )
+    replicas = Replicas(journal, shards, machines, writer)
     entries = replicas.recover()
     log.info("recovered", entries=entries, boot=directory.boots)
     return replicas
@@ -212,6 +235,14 @@ async def publish_keys(parts: Parts) -> None:
     """Tell the meta group which public keys this node's tokens are checked with."""
     keys = PublishKeys(parts.directory.node_id, parts.keyring.public_keys())
     await parts.service.router.execute(META_PARTITION, encode_meta(keys), grows=False)
+
+
+async def _end_with_blobs(blobs: Blobs) -> None:
+    """Raises storage.blobs.BlobsFailed once a sync of blobs has failed: the process must end then, though
+    the request that met it got its answer."""
+    while True:
+        blobs.check()
+        await trio.sleep(BLOBS_CHECKED_EVERY_S)
 
 
 def _used_bytes(replicas: Replicas, blobs: Blobs) -> int:
