@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from cli.client import failure
 from cli.drawings import landscape
 from cli.network import User
-from cli.output import Failure, note, print_json, print_table
+from cli.output import Failure, called, note, print_json, print_table
 
 if TYPE_CHECKING:
     from node.settings import Settings
@@ -296,7 +296,7 @@ def _tell(made: Demo, as_json: bool) -> None:
   {made.posts} post{"" if made.posts == 1 else "s"} at {made.url}    the API: {made.url}/docs
 
   Next, in another terminal: sign in and look at a feed
-    .venv/bin/heliograph login {name} --url {made.url}
-    .venv/bin/heliograph feed
+    {called()} login {name} --url {made.url}
+    {called()} feed
 """
     )

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from cli.network import Network, Post, network_command
-from cli.output import PIPED_WIDTH, json_option, note, print_json, printable
+from cli.output import PIPED_WIDTH, called, json_option, note, print_json, printable
 
 PAGE_MAX: Final = 100  # posts that the API gives at once
 LIMIT_MAX: Final = 10_000
@@ -38,7 +38,7 @@ def feed(network: Network, limit: int, cursor: str | None, as_json: bool) -> Non
     if as_json:
         print_json(page)
     elif not page.posts:
-        note("nothing yet: follow somebody (`heliograph follow USERNAME`)")
+        note(f"nothing yet: follow somebody ({called()} follow USERNAME)")
     else:
         _print(network, msgspec.convert(page.posts, list[Post]))
 

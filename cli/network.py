@@ -18,7 +18,7 @@ import click
 import msgspec
 
 from cli.client import failure
-from cli.output import DENIED, UNREACHABLE, USAGE, Failure
+from cli.output import DENIED, UNREACHABLE, USAGE, Failure, called
 from cli.session import Home, SignIn, find_home, find_url
 
 ANSWER_S: Final = 60.0  # seconds without a byte: a password's hash may wait in a queue
@@ -147,7 +147,7 @@ class Network:
     def _kept(self) -> SignIn:
         sign_in = self._home.load().by_url.get(self.url)
         if sign_in is None:
-            raise Failure(f"nobody is signed in at {self.url}: `heliograph login --url {self.url}`", DENIED)
+            raise Failure(f"nobody is signed in at {self.url}: {called()} login --url {self.url}", DENIED)
         return sign_in
 
     def _refresh(self, stale: SignIn) -> SignIn:
@@ -160,7 +160,10 @@ class Network:
             if answer.status_code == 401:
                 self._home.forget(self.url)
                 why = failure(answer.status_code, answer.content).message
-                raise Failure(f"the sign-in at {self.url} has ended: {why}; `heliograph login`", DENIED)
+                raise Failure(
+                    f"the sign-in at {self.url} has ended: {why}. Again: {called()} login --url {self.url}",
+                    DENIED,
+                )
             tokens = _decoded(answer, Tokens)
             return self._keep(tokens, kept.username, kept.user_id)
 

@@ -7,6 +7,8 @@ obey.
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from shutil import which
 from typing import Any, Final, NoReturn, TypeVar
 
 import click
@@ -17,6 +19,7 @@ USAGE: Final = 2
 NOT_FOUND: Final = 3
 DENIED: Final = 4
 UNREACHABLE: Final = 5
+KEPT: Final = "\n\u200c\u200d"  # line end, zero-width non-joiner and joiner: not printable, and harmless
 PIPED_WIDTH: Final = 1000  # columns where no terminal says how many it has: lines are not folded
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -82,8 +85,18 @@ def note(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal would obey shown as `·`; line ends stay."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "·" for letter in text)
+    """The text with what a terminal would obey shown as `·`; line ends stay, and what joins emoji and
+    Persian letters."""
+    return "".join(letter if letter.isprintable() or letter in KEPT else "·" for letter in text)
+
+
+def called() -> str:
+    """How the person can call this program again: `heliograph` where that is found, else its path."""
+    own, found = Path(sys.argv[0]), which("heliograph")
+    if own.name != "heliograph" or (found and Path(found).resolve() == own.resolve()):
+        return "heliograph"
+    below = Path.cwd()
+    return str(own.relative_to(below)) if own.is_absolute() and own.is_relative_to(below) else str(own)
 
 
 def size(count: int) -> str:

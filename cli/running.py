@@ -17,7 +17,8 @@ import click
 import msgspec
 import trio
 
-from cli.output import FAILED, USAGE
+from cli.client import DATA
+from cli.output import FAILED, USAGE, called
 from cluster.commands import Refused
 from node.app import Addresses, run_node
 from node.logs import get_logger, set_up
@@ -105,14 +106,19 @@ def greeting(at: Addresses, data: Path) -> str:
   Heliograph is running.
 
     for people and programs   {at.http.url}    the API: {at.http.url}/docs
-    for its operator          {at.admin.url}    `heliograph node status`
+    for its operator          {at.admin.url}    {called()} node status{_data_flag(data)}
     its data                  {data.resolve()}
 
-  Next, in another terminal: open an account
-    curl {at.http.url}/v1/users -H 'Content-Type: application/json' \\
-         -d '{{"username": "ada", "password": "a good long one"}}'
-  Ctrl-C stops the node.
+  Next, in another terminal: open an account and post a photograph
+    {called()} login YOUR-NAME --sign-up --url {at.http.url}
+    {called()} post PHOTO.jpg
+  or with curl: README.md goes from sign-up to feed. Ctrl-C stops the node.
 """
+
+
+def _data_flag(data: Path) -> str:
+    """What a command about this node needs, to find it from the same folder."""
+    return "" if data == Path(DATA) else f" --data {data}"
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

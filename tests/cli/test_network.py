@@ -16,6 +16,7 @@ import pytest
 from cli import feed, post
 from cli.drawings import landscape
 from cli.network import post_id
+from cli.output import called, printable
 from tests.cli.live import HELIOGRAPH, Person, environment, running
 
 NAMES = count()
@@ -295,6 +296,30 @@ def test_how_long_ago(age, words):
 def test_long_ago_is_a_date():
     now = datetime(2026, 3, 10, 12, tzinfo=UTC)
     assert feed.ago("2026-03-01T12:00:00.000Z", now) == "2026-03-01"
+
+
+def test_what_a_person_can_type_again(tmp_path, monkeypatch):
+    program = tmp_path / "place" / "bin" / "heliograph"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.argv", [str(program)])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert called() == "place/bin/heliograph"
+    monkeypatch.chdir("/")
+    assert called() == str(program.relative_to("/"))
+    monkeypatch.chdir(tmp_path / "place")
+    assert called() == "bin/heliograph"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert called() == "heliograph"
+
+
+def test_joined_letters_stay_joined():
+    assert (
+        printable("\U0001f468\u200d\U0001f469 می\u200cخواهم\x9b\u202e")
+        == "\U0001f468\u200d\U0001f469 می\u200cخواهم··"
+    )
 
 
 # --- a wire that loses answers -------------------------------------------------------------------------
