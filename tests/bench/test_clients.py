@@ -2,8 +2,10 @@
 
 import mmap
 import os
+from contextlib import suppress
 from functools import partial
 from io import BytesIO
+from itertools import cycle
 
 import pytest
 import trio
@@ -20,19 +22,17 @@ async def answering(port_of, status, bodies):
     asked = set()
 
     async def connection(stream):
-        data = b""
-        number = 0
-        while True:
-            while b"\r\n\r\n" not in data:
-                more = await stream.receive_some(65536)
-                if not more:
-                    return
-                data += more
-            head, _, data = data.partition(b"\r\n\r\n")
-            asked.add(head.split(b" ")[1])
-            body = bodies[number % len(bodies)]
-            number += 1
-            await stream.send_all(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body)
+        with suppress(trio.BrokenResourceError):  # the client goes in the middle of its last answers
+            for body in cycle(bodies):
+                data = b""
+                while b"\r\n\r\n" not in data:
+                    more = await stream.receive_some(65536)
+                    if not more:
+                        return
+                    data += more
+                asked.add(data.split(b" ")[1])
+                head = b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+                await stream.send_all(head + body)
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, connection, 0, host="127.0.0.1"))
