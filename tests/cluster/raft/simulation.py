@@ -1,0 +1,361 @@
+"""Raft cores on a network that loses, delays, reorders, doubles and cuts, with disks that lose unsynced writes.
+
+One seed is one history. Every replica is checked at every step against what must hold (the paper's Figure 3,
+and linearizable reads); `Violation` says what did not. `History` counts what happened, so that a test can
+refuse histories in which too little did.
+"""
+
+import heapq
+from dataclasses import dataclass, field
+from random import Random
+
+from cluster.raft import Raft
+from cluster.raft_effects import (
+    AddLearner,
+    ChangeRefused,
+    Demote,
+    NotLeader,
+    Overfull,
+    Promote,
+    RaftSettings,
+    Remove,
+)
+from cluster.raft_messages import Append, decode, encode
+from tests.cluster.raft.cores import Replica, name, node, voters
+
+SETTINGS = RaftSettings(
+    election_ticks=8,
+    quiet_ticks=6,
+    append_entries=4,
+    append_bytes=200,
+    inflight_messages=3,
+    window_bytes=150,
+    promote_lag=3,
+)
+
+
+class Violation(Exception):
+    """What must always hold did not."""
+
+
+@dataclass
+class History:
+    commits: int = 0
+    leaders: int = 0
+    crashes: int = 0
+    changes: int = 0
+    transfers: int = 0
+    reads: int = 0
+    snapshots: int = 0
+    installs: int = 0
+    supplies: int = 0
+    quiet: int = 0
+    refused: int = 0
+    lost: int = 0
+    kinds: set = field(default_factory=set)
+
+    def add(self, other):
+        for key, value in vars(other).items():
+            if key == "kinds":
+                self.kinds |= value
+            else:
+                setattr(self, key, getattr(self, key) + value)
+
+
+class World:
+    def __init__(self, seed, size, *, core_type=Raft, settings=SETTINGS, spares=2):
+        self.random = Random(seed)
+        self.size = size
+        self.history = History()
+        self.now = 0
+        self.sequence = 0
+        self.flying = []  # heap of (time, sequence, sender, to, bytes, state)
+        self.cuts = set()  # (sender, to) that hear nothing
+        self.loss = self.delay = 0
+        self.leader_of = {}  # term: node
+        self.committed = [None]  # by index: (term, bytes); what anybody applied
+        self.acknowledged = 0  # greatest index applied by who proposed it
+        self.proposed = {}  # (index, term): proposer
+        self.reads = {}  # token: greatest acknowledged index when it was asked
+        self.numbers = range(1, size + spares + 1)
+        first = voters(*range(1, size + 1))
+        self.replicas = {}
+        for number in self.numbers:
+            configuration = first if number <= size else voters()
+            self.replicas[node(number)] = Replica(
+                node(number),
+                configuration,
+                self.random.randrange,
+                self.send,
+                self.observe,
+                settings,
+                core_type,
+            )
+
+    # --- network ---
+    def send(self, sender, to, message, state):
+        self.history.kinds.add(type(message))
+        if (sender, to) in self.cuts or self.random.random() < self.loss:
+            self.history.lost += 1
+            if state is not None and self.replicas[sender].core is not None:
+                self.replicas[sender].core.snapshot_failed(to)
+            return
+        copies = 2 if self.random.random() < self.loss / 2 else 1
+        for _ in range(copies):
+            self.sequence += 1
+            at = self.now + 1 + (self.random.randrange(self.delay + 1) if self.delay else 0)
+            heapq.heappush(self.flying, (at, self.sequence, sender, to, encode(message), state))
+
+    def deliver(self):
+        while self.flying and self.flying[0][0] <= self.now:
+            _, _, sender, to, data, state = heapq.heappop(self.flying)
+            replica = self.replicas[to]
+            message = decode(data)
+            arrives = replica.core is not None and (sender, to) not in self.cuts
+            if arrives:
+                replica.step(sender, message, state)
+            source = self.replicas[sender]
+            if state is not None and source.core is not None:
+                if arrives:
+                    source.core.snapshot_sent(to, message.last)
+                else:
+                    source.core.snapshot_failed(to)
+                source.drive()
+
+    # --- what must hold ---
+    def observe(self, replica, kind, value):
+        getattr(self, "on_" + kind.replace(" ", "_"))(replica, value)
+
+    def on_standing(self, replica, standing):
+        if standing.role != "leader":
+            return
+        known = self.leader_of.setdefault(standing.term, replica.me)
+        if known != replica.me:
+            both = f"{name(known)} and {name(replica.me)}"
+            raise Violation(f"election safety: {both} lead in term {standing.term}")
+        self.history.leaders += 1
+        log = replica.core.group.log
+        for index in range(log.base + 1, len(self.committed)):
+            if log.term_at(index) != self.committed[index][0]:
+                raise Violation(f"leader completeness: {name(replica.me)} lacks committed entry {index}")
+
+    def on_apply(self, replica, entry):
+        index, term, data = entry
+        if index < len(self.committed):
+            if self.committed[index] != (term, data):
+                raise Violation(f"state machine safety: {name(replica.me)} applies another entry {index}")
+        else:
+            assert index == len(self.committed)
+            self.committed.append((term, data))
+            self.history.commits += 1
+        if replica.disk.entries.get(index, (term, data)) != (term, data):
+            raise Violation(f"{name(replica.me)} applies entry {index}, which is not what it synced")
+        if index > replica.disk.base[0] and index not in replica.disk.entries:
+            raise Violation(f"{name(replica.me)} applies entry {index} before it synced it")
+        if self.proposed.get((index, term)) == replica.me:
+            self.acknowledged = max(self.acknowledged, index)
+
+    def on_install(self, replica, message):
+        self.history.installs += 1
+
+    def on_read(self, replica, read):
+        self.history.reads += 1
+        needed = self.reads.pop(read.token)
+        if read.index < needed:
+            raise Violation(f"linearizable reads: {name(replica.me)} reads at {read.index}, not at {needed}")
+
+    def on_read_lost(self, replica, token):
+        self.reads.pop(token)
+
+    def on_supply(self, replica, need):
+        self.history.supplies += 1
+
+    def on_snapshot(self, replica, need):
+        self.history.snapshots += 1
+
+    def check_logs(self):
+        """Log matching: where two logs have the same term at an index, they are equal up to it."""
+        living = [replica for replica in self.replicas.values() if replica.core is not None]
+        for at, one in enumerate(living):
+            for other in living[at + 1 :]:
+                common = sorted(one.log.keys() & other.log.keys(), reverse=True)
+                same = False
+                for index in common:
+                    if one.log[index][0] == other.log[index][0]:
+                        same = True
+                    if same and one.log[index] != other.log[index]:
+                        pair = f"{name(one.me)} and {name(other.me)}"
+                        raise Violation(f"log matching: {pair} differ at {index}")
+
+    # --- what happens ---
+    def leaders(self):
+        return [r for r in self.replicas.values() if r.core is not None and r.core.leadership is not None]
+
+    def run(self, steps):
+        """Raises Violation, or AssertionError where a core noticed it first."""
+        random = self.random
+        for _ in range(steps):
+            self.now += 1
+            self.deliver()
+            for replica in self.replicas.values():
+                self.live(replica)
+            self.traffic()
+            if random.random() < 0.04:
+                self.fault()
+            if self.now % 16 == 0:
+                self.check_logs()
+        self.check_logs()
+        return self.history
+
+    def live(self, replica):
+        random = self.random
+        if replica.core is None:
+            if random.random() < 0.08:
+                replica.start()
+            return
+        if replica.writes and random.random() < 0.6:
+            replica.sync(random.randint(1, len(replica.writes)))
+        if random.random() < 0.5:  # every clock runs as it likes
+            was = replica.core.quiet
+            replica.core.tick()
+            replica.drive()
+            self.history.quiet += replica.core.quiet and not was
+        if replica.core.quiet:
+            self.node_signs(replica)
+        if random.random() < 0.03:
+            replica.commit_state()
+            replica.compact(random.choice((0, 3, 20)))
+
+    def node_signs(self, replica):
+        """The heartbeats between nodes, which stand for quiet groups."""
+        leader = replica.core.leader
+        if self.random.random() < 0.9:
+            return
+        if leader == replica.me:
+            for other in self.replicas.values():
+                if other.core is not None and (other.me, replica.me) not in self.cuts:
+                    replica.core.node_heartbeat(other.me, 0)
+            replica.drive()
+            return
+        other = self.replicas[leader]
+        if other.core is None or (leader, replica.me) in self.cuts:
+            replica.core.node_silent(leader)
+        else:
+            replica.core.node_heartbeat(leader, other.core.term if other.core.leadership else 0)
+        replica.drive()
+
+    def traffic(self):
+        random = self.random
+        for leader in self.leaders():
+            try:
+                if random.random() < 0.25:
+                    count = random.choice((1, 1, 2, 9))
+                    data = [b"c%d" % random.getrandbits(80) for _ in range(count)]
+                    first = leader.core.propose(data)
+                    for index in range(first, first + count):
+                        self.proposed[index, leader.core.term] = leader.me
+                if random.random() < 0.2:
+                    token = self.sequence = self.sequence + 1
+                    leader.core.read(token)
+                    self.reads[token] = self.acknowledged
+            except (Overfull, NotLeader):
+                self.history.refused += 1
+            leader.drive()
+
+    def fault(self):
+        choice = self.random.choice(
+            (self.crash, self.crash, self.cut, self.cut, self.heal, self.weather, self.change, self.change,
+             self.transfer, self.calm)
+        )  # fmt: skip
+        choice()
+
+    def crash(self):
+        replica = self.random.choice(list(self.replicas.values()))
+        if replica.core is not None:
+            unsynced = sum(len(records) for _, records, _ in replica.writes)
+            replica.crash(keep=self.random.randint(0, unsynced) if self.random.random() < 0.5 else 0)
+            self.history.crashes += 1
+
+    def cut(self):
+        if self.random.random() < 0.5:  # a leader away from the others
+            lonely = self.random.choice(self.leaders() or list(self.replicas.values())).me
+            self.cuts |= {(lonely, other) for other in self.replicas}
+            self.cuts |= {(other, lonely) for other in self.replicas}
+        elif self.random.random() < 0.5:
+            side = {one for one in self.replicas if self.random.random() < 0.5}
+            self.cuts |= {(a, b) for a in self.replicas for b in self.replicas if (a in side) != (b in side)}
+        else:
+            self.cuts.add(tuple(self.random.sample(list(self.replicas), 2)))
+
+    def heal(self):
+        self.cuts.clear()
+
+    def weather(self):
+        self.loss = self.random.choice((0.0, 0.02, 0.1, 0.3))
+        self.delay = self.random.choice((0, 1, 4, 15))
+
+    def calm(self):
+        self.heal()
+        self.loss = self.delay = 0
+
+    def change(self):
+        for leader in self.leaders():
+            now = leader.core.configuration
+            target = node(self.random.choice(self.numbers))
+            if target in now.learners:
+                wish = self.random.choice((Promote, Promote, Promote, Remove))(target)
+            elif target in now.voters:
+                wish = self.random.choice((Remove, Demote))(target)
+            else:
+                wish = AddLearner(target)
+            try:
+                leader.core.change(wish)
+                self.history.changes += 1
+            except (ChangeRefused, Overfull, NotLeader):
+                pass
+            leader.drive()
+
+    def transfer(self):
+        for leader in self.leaders():
+            try:
+                leader.core.transfer(self.random.choice(leader.core.configuration.voters))
+                self.history.transfers += 1
+            except (ChangeRefused, NotLeader):
+                pass
+            leader.drive()
+
+    # --- the end: everything heals ---
+    def settle(self, steps=400):
+        """After faults end, a leader is found and all members come to have the same. Raises Violation."""
+        self.calm()
+        for _ in range(steps):
+            self.now += 1
+            self.deliver()
+            for replica in self.replicas.values():
+                if replica.core is None:
+                    replica.start()
+                replica.sync(len(replica.writes))
+                replica.core.tick()
+                replica.drive()
+                if replica.core.quiet:
+                    self.node_signs(replica)
+        leaders = self.leaders()
+        if not leaders:
+            raise Violation("no leader is found after all is healed")
+        leader = max(leaders, key=lambda one: one.core.term)
+        for member in leader.core.configuration.members:
+            replica = self.replicas[member]
+            if replica.state != leader.state:
+                counts = f"{len(replica.state)} of {len(leader.state)}"
+                raise Violation(f"{name(member)} has applied {counts} entries after all is healed")
+
+
+def run(seed, *, core_type=Raft, steps=600):
+    """One history; the seed decides on everything."""
+    world = World(seed, (3, 3, 5, 7)[seed % 4], core_type=core_type)
+    world.run(steps)
+    world.settle()
+    return world.history
+
+
+MESSAGE_KINDS = set(Append.__mro__[1].__subclasses__())
