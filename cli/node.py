@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from cli.client import Target, admin, data_option, target_options
-from cli.output import json_option, print_fields, print_json, size
+from cli.output import fail, json_option, note, print_fields, print_json, progress, size
 
 
 @click.group()
@@ -68,3 +68,69 @@ def status(target: Target, as_json: bool) -> None:
         found[name.removesuffix("_bytes")] = size(found.pop(name))
     found["full"] = found["full"] or "no"
     print_fields({name.replace("_", " "): value for name, value in found.items()})
+
+
+@node.command("check")
+@data_option
+@json_option
+def check(data: Path, as_json: bool) -> None:
+    """Read all that a stopped node keeps: is it whole? Changes nothing; exit code 1 on damage."""
+    import msgspec
+
+    from node.check import check as check_node
+    from storage.directory import DirectoryDamaged, DirectoryForeign, DirectoryInUse, DirectoryTooNew
+
+    try:
+        with progress() as bar:
+            found = check_node(data, bar.tell)
+    except DirectoryInUse as wrong:
+        fail(f"{wrong}: stop it first")
+    except (DirectoryDamaged, DirectoryForeign, DirectoryTooNew, OSError) as wrong:
+        fail(str(wrong))
+    if as_json:
+        print_json(msgspec.structs.asdict(found))
+    else:
+        for finding in found.damage:
+            note(finding)
+        print_fields(
+            {
+                "data": found.path,
+                "node": found.node_id,
+                "rows": sum(found.rows.values()),
+                "journal": f"{found.journal_entries} commands, {found.journal_ahead} of them to be applied",
+                "blobs": f"{found.blobs} ({size(found.blob_bytes)})",
+                "ends compared": "yes" if found.at_rest else "no: something was under way",
+                "damage": found.damage_count,
+            }
+        )
+    if found.damage_count:
+        fail(f"{found.damage_count} findings: restore a backup")
+
+
+@node.command("compact")
+@data_option
+@json_option
+def compact(data: Path, as_json: bool) -> None:
+    """Give back disk that a stopped node's data no longer needs."""
+    import msgspec
+
+    from node.compaction import NoRoom
+    from node.compaction import compact as compact_node
+    from storage.directory import DirectoryDamaged, DirectoryForeign, DirectoryInUse, DirectoryTooNew
+    from storage.journal import JournalDamaged, JournalFull
+
+    try:
+        with progress() as bar:
+            done = compact_node(data, bar.tell)
+    except DirectoryInUse as wrong:
+        fail(f"{wrong}: stop it first")
+    except (
+        *(DirectoryDamaged, DirectoryForeign, DirectoryTooNew),
+        *(JournalDamaged, JournalFull, NoRoom, OSError),
+    ) as wrong:
+        fail(str(wrong))
+    if as_json:
+        print_json(msgspec.structs.asdict(done))
+        return
+    shards = f"{size(done.shards_before)} → {size(done.shards_after)}"
+    print_fields({"shards": shards, "journal": f"{size(done.journal_before)} → {size(done.journal_after)}"})

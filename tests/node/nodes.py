@@ -4,8 +4,8 @@
         ada = await node.sign_up("ada")
         post = await ada.post_photo(picture())
 
-The data directory is a real one, the listeners are on free ports of loopback, the limits on requests are out of
-the way and nothing is set from the environment. Settings are given as `heliograph node run --set` takes them.
+The data directory is a real one, the listeners are on free ports of loopback, the limits on requests are out
+of the way and nothing is set from the environment. Settings are written as for `heliograph node run --set`.
 """
 
 from contextlib import asynccontextmanager
@@ -25,6 +25,7 @@ SMALL = (
     "admin.port=0",
     "http.graceful_s=2",
     "storage.reserve_bytes=0",
+    "storage.segment_bytes=1048576",
     "media.workers=1",
     "feed.cache_bytes=1048576",
     *(f"limits.{name}_count=1000000" for name in ("sign_up", "sign_in", "writes", "uploads", "reads")),
@@ -105,7 +106,7 @@ class User:
 
 @asynccontextmanager
 async def running(data, *flags):
-    """A node on the directory `data` (made if there is none), until the block ends; then it is stopped in order."""
+    """A node on the directory `data` (made if there is none), until the block ends; stopped in order then."""
     settings = load(flags=[*SMALL, *flags], environment={})
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
