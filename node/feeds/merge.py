@@ -34,6 +34,7 @@ _PUBLISHED: Final = slice(5, 13)  # of a TimelineHead's record, behind checksum 
 _POST: Final = slice(13, 21)
 _PLACE_AUTHOR: Final = slice(16, 24)
 _TOP: Final = b"\xff" * 9  # above every `published`
+_GUESSED_TIMES_MAX: Final = 8  # a guess that lets in more than so many times too much is made anew
 _SORTED_AT_ONCE: Final = 200  # heads: sorting so few costs no more than picking the newest
 _KEY_AUTHOR: Final = slice(3, 11)  # of a TimelineHeadKey
 _KEY_PUBLISHED: Final = slice(-8, None)  # of a TimelineKey, complemented
@@ -101,6 +102,29 @@ class Tail(NamedTuple):
     ended: bool  # the timeline has no more
 
 
+class Followed:
+    """The keys of the heads of those whom a reader follows, in order, so that LMDB finds neighbours on the
+    page at hand; and a guess above which `published` the newest few stand, which only saves work."""
+
+    __slots__ = ("guess", "keys")
+
+    def __init__(self, authors: bytes) -> None:
+        self.keys = sorted(head_keys(authors))
+        self.guess = b""
+
+    def newest(self, heads: dict[bytes, bytes], likely: int) -> tuple[dict[bytes, bytes], bytes]:
+        """All heads down to some `published`, at least `likely` or all, `published` → key; and that one."""
+        found = self._above(heads) if self.guess else {}
+        if not likely <= len(found) <= _GUESSED_TIMES_MAX * likely:
+            self.guess = nlargest(likely, [value[_PUBLISHED] for value in heads.values()])[-1]
+            found = self._above(heads)
+        return found, self.guess
+
+    def _above(self, heads: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        guess = self.guess
+        return {value[_PUBLISHED]: key for key, value in heads.items() if value[_PUBLISHED] >= guess}
+
+
 class Timelines:
     """Reads timelines downwards, and remembers their newest places while their heads stay equal.
 
@@ -110,15 +134,15 @@ class Timelines:
 
     def __init__(self, tails_bytes: int = TAILS_BYTES_MAX, keys_bytes: int = KEYS_BYTES_MAX) -> None:
         self._tails: Memo[Tail] = Memo(tails_bytes)
-        self._keys: Memo[list[bytes]] = Memo(keys_bytes)
+        self._followed: Memo[Followed] = Memo(keys_bytes)
 
-    def keys(self, authors: bytes) -> list[bytes]:
-        """The keys of the authors' heads in order, so that LMDB finds neighbours on the page at hand."""
-        keys = self._keys.find(authors)
-        if keys is None:
-            keys = sorted(head_keys(authors))
-            self._keys.keep(authors, keys, _TAIL_BYTES + len(authors) + _HELD_KEY_BYTES * len(keys))
-        return keys
+    def followed(self, authors: bytes) -> Followed:
+        followed = self._followed.find(authors)
+        if followed is None:
+            followed = Followed(authors)
+            size = _TAIL_BYTES + len(authors) + _HELD_KEY_BYTES * len(followed.keys)
+            self._followed.keep(authors, followed, size)
+        return followed
 
     def tail(self, rows: Reader, author: bytes, key: bytes, value: bytes) -> Tail:
         """`key` and `value` are the row of the author's head. Raises RecordDamaged."""
@@ -153,24 +177,22 @@ class Merge:
         self._rows = rows
         self._timelines = timelines
         self._start = start
-        self._heads = heads = rows.get_many(timelines.keys(authors))
-        # Heads that take no part yet, by `published`; of thousands most are never asked for.
-        self._published: list[bytes] = [value[_PUBLISHED] for value in heads.values()]
-        self._below: bytes | None = None  # those below this one are not in the queue yet; None: all are
-        self._queue: list[bytes] = []  # the newest, ascending
-        self._keys: dict[bytes, bytes] = {}  # of those in the queue
+        self._followed = timelines.followed(authors)
+        self._heads = rows.get_many(self._followed.keys)
+        # Heads that take no part yet, `published` → key, and the same in order, ascending. Of thousands most
+        # are never asked for: those below `_below` are not in the queue yet.
+        self._keys: dict[bytes, bytes] = {}
+        self._queue: list[bytes] = []
+        self._below = _TOP
         # Of each timeline that takes part: its next place, the tail that holds it, where in that, and whether
         # the timeline ends with it.
         self._heap: list[tuple[bytes, Sequence[bytes], int, bool]] = []
         self._replace = False  # the heap's first was taken, its timeline has not moved on yet
-        if start or len(heads) < _SORTED_AT_ONCE:
-            self._keys = dict(zip(self._published, heads, strict=True))
-            self._queue = sorted(self._keys)
+        if start or len(self._heads) < _SORTED_AT_ONCE:
+            self._line_up_all()
             top = start.translate(_COMPLEMENT)
             while start and self._queue and self._queue[-1] > top:
                 self._enter(self._queue.pop())
-        else:
-            self._below = _TOP
 
     def take(self, most: int) -> list[bytes]:
         taken: list[bytes] = []
@@ -189,16 +211,21 @@ class Merge:
         return taken
 
     def _newest(self, likely: int) -> bytes | None:
-        """Where the newest unused head stands. Of many, only as many are put in order at first as a page is
-        likely to take, and all the others if that was too few."""
-        below = self._below
-        if not self._queue and below is not None:
-            rest = zip(self._published, self._heads, strict=True)
-            bound = nlargest(likely + 1, self._published)[-1] if below == _TOP else b""
-            self._keys = {published: key for published, key in rest if bound <= published < below}
-            self._queue = sorted(self._keys)
-            self._below = bound or None
+        """Where the newest unused head stands. Of many, only about as many are put in order at first as a
+        page is likely to take, and all the others if that was too few."""
+        if not self._queue and self._below:
+            if self._below == _TOP:
+                self._keys, self._below = self._followed.newest(self._heads, likely + 1)
+                self._queue = sorted(self._keys)
+            else:
+                self._line_up_all()
         return self._queue[-1].translate(_COMPLEMENT) if self._queue else None
+
+    def _line_up_all(self) -> None:
+        below, heads = self._below, self._heads
+        self._keys = {value[_PUBLISHED]: key for key, value in heads.items() if value[_PUBLISHED] < below}
+        self._queue = sorted(self._keys)
+        self._below = b""
 
     def _enter(self, published: bytes) -> None:
         """Let the timeline with this head take part."""

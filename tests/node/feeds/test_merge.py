@@ -184,14 +184,16 @@ def test_damage_is_told_not_served():
 
 
 def test_of_many_heads_all_are_reached_in_order():
-    network = Network(250)
-    for author in network.people + network.people[:3]:
-        network.publish(author)
+    network, timelines = Network(250), Timelines()
     authors = b"".join(person.to_bytes(8, "big") for person in network.people)
-    every = sorted((record.published for record in network.posts.values()), reverse=True)
-    merge, taken = Merge(network.rows, Timelines(), authors), []
-    while batch := merge.take(21):
-        taken += [published_of(one) for one in batch]
-    assert taken == every
-    below = Merge(network.rows, Timelines(), authors, place_after(every[99])).take(300)
-    assert [published_of(one) for one in below] == every[100:]
+    # One after the other, so that what was guessed of one merge is wrong for the next in each way.
+    for writers, step in ((network.people, 21), (network.people[:3], 100), (network.people, 1), ([], 300)):
+        for author in writers:
+            network.publish(author)
+        every = sorted((record.published for record in network.posts.values()), reverse=True)
+        merge, taken = Merge(network.rows, timelines, authors), []
+        while batch := merge.take(step):
+            taken += [published_of(one) for one in batch]
+        assert taken == every
+        below = Merge(network.rows, timelines, authors, place_after(every[99])).take(900)
+        assert [published_of(one) for one in below] == every[100:]
