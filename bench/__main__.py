@@ -20,7 +20,7 @@ from rich.table import Table
 from bench import chart, machine
 from bench.baselines import missing_programs
 from bench.figures import Report, Row, Verdict, left_out
-from bench.questions import QUESTIONS, Question
+from bench.questions import DATA, QUESTIONS, Question, named
 
 COLOURS: Final = {
     Verdict.MET: "green",
@@ -64,11 +64,13 @@ def main(only: tuple[str, ...], quick: bool, out: Path, folder: Path | None) -> 
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o711)  # PostgreSQL runs as another user and must get through
         rows: list[Row] = []
-        for question in QUESTIONS:
-            if not only or question.name in only:
-                left_s = (QUICK_BUDGET_S if quick else BUDGET_S) - (time.monotonic() - started)
-                with console.status(f"{question.name} …"):
-                    rows += ask(question, folder.resolve(), quick, left_s, console)
+        for question in chosen(only):
+            left_s = (QUICK_BUDGET_S if quick else BUDGET_S) - (time.monotonic() - started)
+            if question.needs_data and rows[0].verdict is Verdict.LEFT_OUT:
+                rows.append(left_out(question.name, question.name, "there is no bench data"))
+                continue
+            with console.status(f"{question.name} …"):
+                rows += ask(question, folder.resolve(), quick, left_s, console)
     report = Report(
         line, began.isoformat(timespec="seconds"), time.monotonic() - started, quick, rows, missing
     )
@@ -78,6 +80,14 @@ def main(only: tuple[str, ...], quick: bool, out: Path, folder: Path | None) -> 
     (out / f"{name}.svg").write_text(chart.draw(report))
     Console(width=None if sys.stdout.isatty() else 200).print(table(report))
     console.print(f"{report.seconds:.0f} s; written to {out}/{name}.json and {out}/{name}.svg")
+
+
+def chosen(only: tuple[str, ...]) -> list[Question]:
+    """The questions asked for, and before them the data that they need."""
+    found = [question for question in QUESTIONS if not only or question.name in only]
+    if any(question.needs_data for question in found) and found[0].name != DATA:
+        found.insert(0, named(DATA))
+    return found
 
 
 def ask(question: Question, folder: Path, quick: bool, left_s: float, console: Console) -> list[Row]:

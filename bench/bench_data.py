@@ -7,6 +7,7 @@ them. What was made is also written to a manifest, from which the pair of Redis 
 """
 
 import random
+import shutil
 import time
 from pathlib import Path
 from typing import Final
@@ -115,7 +116,9 @@ def ensure(run: Run, tenth: bool = False) -> Manifest:
     """Make the data unless this run has it."""
     where = place(run, tenth)
     if not (where / "manifest").exists():
-        where.mkdir(parents=True, exist_ok=True)
+        if where.exists():
+            shutil.rmtree(where)  # left by a run that was stopped
+        where.mkdir(parents=True)
         manifest = trio.run(_make, where / "node", scale_of(run, tenth))
         (where / "manifest").write_bytes(msgspec.msgpack.encode(manifest))
     return manifest_of(run, tenth)

@@ -6,6 +6,7 @@ writing a row per follower takes: one ZADD each into Redis, in pipelines of 10,0
 """
 
 import random
+import shutil
 import socket
 import statistics
 import time
@@ -50,7 +51,9 @@ def answer(run: Run) -> list[Row]:
     where = run.folder / "million"
     manifest = where / "manifest"
     if not manifest.exists():
-        where.mkdir(exist_ok=True)
+        if where.exists():
+            shutil.rmtree(where)  # left by a run that was stopped
+        where.mkdir()
         manifest.write_bytes(msgspec.msgpack.encode(trio.run(_make, where / "node", count)))
     fame = msgspec.msgpack.decode(manifest.read_bytes(), type=Fame)
     seconds, pieces = trio.run(_measure, where / "node", fame)
