@@ -8,7 +8,6 @@ from typing import Final
 _CORES: Final = sorted(os.sched_getaffinity(0))
 SERVER_CORE: Final = _CORES[0]
 CLIENT_CORE: Final = _CORES[-1]  # the same one where there is only one; then `describe` says so
-ALL_CORES: Final = frozenset(_CORES)
 
 
 def describe() -> str:

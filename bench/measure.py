@@ -2,28 +2,11 @@
 
 import os
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 ROUNDS: Final = 5
-ROUND_S: Final = 0.6
-
-
-def seconds_per_call(work: Callable[[], object], *, rounds: int = ROUNDS, round_s: float = ROUND_S) -> float:
-    """The median over rounds of the time one call takes; each round lasts about `round_s`."""
-    work()
-    began = time.perf_counter()
-    work()
-    calls = max(1, int(round_s / max(1e-7, time.perf_counter() - began)))
-    found = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        for _ in range(calls):
-            work()
-        found.append((time.perf_counter() - began) / calls)
-    return statistics.median(found)
 
 
 def alternating(works: Sequence[Callable[[], float]], *, rounds: int = ROUNDS) -> list[float]:
@@ -69,14 +52,6 @@ def resident_bytes(pid: int, apart: Path) -> int:
         elif counts and first == "Rss:":
             total += int(line.split()[1]) * 1024
     return total
-
-
-def peak_bytes(pid: int) -> int:
-    """The most memory the process ever had resident, mapped files included."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"process {pid} has no VmHWM")
 
 
 def forget_cached(folder: Path) -> None:

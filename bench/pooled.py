@@ -7,12 +7,11 @@ Connections are pooled: a task has one to itself.
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import trio
 from psycopg import pq
 
-RECEIVE_BYTES: Final = 64 << 10
 C = TypeVar("C")
 
 
@@ -32,7 +31,6 @@ class Pool(Generic[C]):
             self._idle.append(one)  # a connection whose command failed is not used again
 
 
-# --- PostgreSQL ----------------------------------------------------------------------------------------
 class Postgres:
     """One libpq connection, never blocking. `prepare` once, then `run` by name."""
 
