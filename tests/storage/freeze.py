@@ -1,8 +1,8 @@
 """Freeze one example of every record type as bytes: `python -m tests.storage.freeze [TABLE@VERSION …]`.
 
 Without arguments it adds the records that tests/fixtures/records.txt does not hold yet; with arguments it
-makes the named ones anew. That is right only for a format that no release has written: else raise the version,
-and keep the old line.
+makes the named ones anew. That is right only for a format that no release has written: else raise the
+version, and keep the old line.
 """
 
 import sys
