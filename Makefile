@@ -10,8 +10,9 @@ help:
 
 # The stamp makes a second `make run` start at once: the install is redone only when its inputs change.
 $(STAMP): setup.cfg pyproject.toml requirements.lock
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	@echo 'Installing what Heliograph needs into $(VENV); once, and again when that changes. It may take a minute or two.'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
 	@touch $@
 
 install: $(STAMP)  ## make the environment in .venv
