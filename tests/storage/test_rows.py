@@ -180,17 +180,23 @@ def test_a_row_that_many_commands_change_is_written_once():
     assert base.get(b"count") == bytes([19])
 
 
-def test_a_scan_does_not_write_what_may_be_rolled_back():
+@pytest.mark.parametrize("another", [False, True])
+def test_a_scan_does_not_write_what_may_be_rolled_back(another):
     base = MemoryRows()
     overlay = Overlay(base)
     overlay.put(b"a", b"1")
+    earlier = [(b"a", b"1")]
+    if another:  # a row of an earlier command alone: the scan writes what was before this command
+        overlay.put(b"c", b"1")
+        earlier.append((b"c", b"1"))
     overlay.savepoint()
     overlay.put(b"a", b"2")
     overlay.put(b"b", b"2")
-    assert list(overlay.scan(b"a", b"z")) == [(b"a", b"2"), (b"b", b"2")]
-    assert base.get(b"b") is None and base.get(b"a") != b"2"
+    overlay.put(b"a", b"3")
+    assert list(overlay.scan(b"a", b"c")) == [(b"a", b"3"), (b"b", b"2")]
+    assert base.get(b"b") is None and base.get(b"a") == (b"1" if another else None)
     overlay.rollback()
-    assert list(overlay.scan(b"a", b"z")) == [(b"a", b"1")]
+    assert list(overlay.scan(b"a", b"z")) == earlier
 
 
 # --- tables ----------------------------------------------------------------------------------------------
