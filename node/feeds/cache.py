@@ -32,6 +32,7 @@ PLACES_KEPT: Final = 150  # of a feed: seven pages of 20; cut back to these when
 ENTRY_SHARE: Final = 8  # an entry may have this part of the cache: a reader of thousands does not empty it
 SEEN_MS: Final = 60_000  # no snapshot lives as long as that: it ends with its synchronous block
 ASKED_MAX: Final = 10_000  # readers remembered for having asked once
+_NOWHERE: Final = b"\xff" * PLACE_BYTES  # after every place
 _ENTRY_BYTES: Final = 1500  # objects, dictionary slots, keys of packs
 _FOLLOWED_BYTES: Final = 60  # of one reader in one author's set
 _AUTHOR_BYTES: Final = 400  # of an author's set
@@ -57,8 +58,10 @@ class Entry:
         "authors",
         "counts",
         "ended",
+        "full",
         "kept",
         "keys",
+        "newest",
         "packs",
         "places",
         "pulled",
@@ -84,6 +87,8 @@ class Entry:
         self.packs = packs  # rows as they were read
         self.authors = authors  # 8 bytes each, the reader among them
         self.places = bytearray(b"".join(reversed(places)))  # oldest first, so that a push is an append
+        self.newest = places[0] if places else _NOWHERE
+        self.full = 2 * kept * PLACE_BYTES
         self.kept = kept
         self.ended = len(places) < kept  # older than the oldest place there is nothing
         self.pulled = b""  # those of the authors that are merged at read
@@ -95,14 +100,15 @@ class Entry:
     def put(self, new: bytes) -> None:
         """Put a place where it belongs; mostly that is the end."""
         places = self.places
-        if new < places[-PLACE_BYTES:]:
+        if new < self.newest:
             places += new
+            self.newest = new
         else:
             at = self.below(new)
             if places[at : at + PLACE_BYTES] == new or (at == 0 and not self.ended):
                 return  # there already, or older than what the entry covers
             places[at:at] = new
-        if len(places) > 2 * self.kept * PLACE_BYTES:
+        if len(places) > self.full:
             del places[: -self.kept * PLACE_BYTES]
             self.ended = False
 
@@ -111,6 +117,7 @@ class Entry:
         # The oldest place is the edge of what the entry covers: it stays, and falls out of the page.
         if self.places[at : at + PLACE_BYTES] == gone and (at > 0 or self.ended):
             del self.places[at : at + PLACE_BYTES]
+            self.newest = bytes(self.places[-PLACE_BYTES:]) or _NOWHERE
 
     def below(self, bound: bytes) -> int:
         """Where, in bytes, the places begin that are not greater (older) than the bound."""
@@ -242,7 +249,11 @@ class FeedCache:
             if isinstance(change, Published):
                 self._pushes += len(readers)
                 for entry in readers:
-                    entry.put(where)
+                    if where < entry.newest and len(entry.places) < entry.full:
+                        entry.newest = where
+                        entry.places += where
+                    else:
+                        entry.put(where)
             else:
                 for entry in readers:
                     entry.remove(where)
