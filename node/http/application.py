@@ -16,7 +16,7 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioBody, TrioRequest
 from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.routing import BaseConverter, ValidationError
+from werkzeug.routing import BaseConverter
 
 from node.http import problems
 from node.http.connections import new_request_id
@@ -29,7 +29,6 @@ from node.settings import Http
 UNREAD_BYTES_MAX = 1024 * 1024  # of a body that the route has not yet taken; then the client must wait
 DRAIN_BYTES_MAX = 1024 * 1024  # of a body nobody wants, read so that the connection can be used again
 DRAIN_S = 1.0  # and for how long
-ID_MAX = 2**63 - 1  # ids have 64 bits, the first of them 0
 CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 CORS_HEADERS = "Authorization, Content-Type, Idempotency-Key, Heliograph-Token, Range"
 CORS_EXPOSED = (
@@ -233,15 +232,15 @@ class Exchange(TrioASGIHTTPConnection):
 
 
 class IdConverter(BaseConverter):
-    """An id in a path: decimal, within 64 bits. What is none leads nowhere (404), as an id nobody has."""
+    """An id in a path: decimal, within 64 bits. What is none leads nowhere (404), as an id nobody has.
 
-    regex = "[0-9]{1,19}"
+    The pattern alone decides: where `to_python` refuses, werkzeug takes the path for one of another method.
+    """
+
+    regex = "(?:0|[1-9][0-9]{0,18})"
 
     def to_python(self, value: str) -> int:
-        number = int(value)
-        if number > ID_MAX or str(number) != value:
-            raise ValidationError
-        return number
+        return int(value)
 
 
 async def admit_all(_route: Route) -> None:

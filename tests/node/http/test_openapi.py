@@ -94,8 +94,13 @@ async def test_the_document_tells_what_the_routes_say():
     assert write["responses"]["201"]["content"]["application/json"]["schema"]["$ref"].endswith("/Note")
     assert {"400", "401", "404", "413", "415", "422", "429", "500", "503"} <= set(write["responses"])
     listing = api["paths"]["/v1/notes"]["get"]
-    assert "security" not in listing and "401" not in listing["responses"]
-    assert {one["name"]: one["in"] for one in listing["parameters"]} == {"limit": "query", "cursor": "query"}
+    assert listing["security"] == [{}, {"bearer": []}]  # a token may be sent, and then it must be good
+    assert "401" in listing["responses"] and "507" not in listing["responses"]
+    assert {one["name"]: one["in"] for one in listing["parameters"]} == {
+        "limit": "query",
+        "cursor": "query",
+        "Heliograph-Token": "header",
+    }
     schemas = api["components"]["schemas"]
     assert schemas["NewNote"]["properties"]["text"]["maxLength"] == 20
     assert schemas["NewNote"]["additionalProperties"] is False

@@ -114,6 +114,10 @@ def make_app(**changes):
     async def thing(thing):
         return str(thing)
 
+    @app.delete("/things/<id:thing>")  # what is no id is not found, and not of another method
+    async def no_thing(thing):
+        return str(thing)
+
     @app.get("/empty")
     async def nothing():
         request.answer_headers["Heliograph-Token"] = "1:2"
@@ -138,7 +142,7 @@ async def test_every_error_is_a_problem_with_a_request_id():
             (await client.get("/things/x"), "not_found"),
             (await client.get("/things/-1"), "not_found"),
             (await client.get("/things/007"), "not_found"),
-            (await client.get(f"/things/{2**63}"), "not_found"),
+            (await client.get(f"/things/{10**19}"), "not_found"),
             (await client.post("/json", content=b"{", headers=json_type), "malformed_json"),
             (await client.post("/json", content=b'{"count":1,"x":1}', headers=json_type), "unknown_field"),
             (
