@@ -18,11 +18,33 @@ import msgspec
 LMDB_ENGINE: Final = 0
 MAP_BYTES: Final = 256 << 30  # sparse address space, not disk: what is used is bounded by the quota
 READERS_MAX: Final = 256  # slots of the reader table: threads that read at once
+_DATA: Final = "data.mdb"  # as LMDB names it
 IDLE_READS_MAX: Final = 8  # read transactions that LMDB keeps for reuse
 
 
 class ShardFull(Exception):
     """A commit found no room on the disk. Nothing changed; `WriteTransaction.again` is the same once more."""
+
+
+def _make(path: Path) -> None:
+    """Make an empty environment, durable under its name: LMDB itself syncs neither its first pages nor the
+    names, so a power failure could leave a file that it cannot read, or none where there were commits."""
+    new = path / (_DATA + ".new")
+    new.unlink(missing_ok=True)
+    lmdb.open(os.fspath(new), subdir=False, lock=False, lib_version=LMDB_ENGINE, mode=0o600).close()
+    for name in (new, path):
+        _sync(name)
+    new.rename(path / _DATA)
+    for name in (path, path.parent):
+        _sync(name)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class ShardStatistics(msgspec.Struct, frozen=True):
@@ -37,6 +59,8 @@ class Shard:
 
     def __init__(self, path: Path, *, map_bytes: int = MAP_BYTES) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (path / _DATA).exists():
+            _make(path)
         self.path = path
         self._environment = lmdb.open(
             os.fspath(path),

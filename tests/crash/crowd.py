@@ -53,11 +53,41 @@ class Deed:
 class Facts:
     """What the node has acknowledged."""
 
-    def __init__(self):
+    def __init__(self, tell=lambda *event: None):
+        self.tell = tell  # hears of each deed when it begins, and of what was acknowledged
         self.posts = {}
         self.deleted = set()
         self.follows = set()  # (viewer, author)
         self.acknowledged = 0
+
+    # What was acknowledged, one method a kind; `tell` hears the same words.
+    def posted(self, post, author, digest):
+        self.posts[post] = Post(post, author, digest)
+        self.tell("posted", post, author, digest)
+
+    def deleted_post(self, post):
+        self.posts.pop(post, None)
+        self.deleted.add(post)
+        self.tell("deleted_post", post)
+
+    def followed(self, viewer, author, *, follows):
+        (self.follows.add if follows else self.follows.discard)((viewer, author))
+        self.tell("followed", viewer, author, follows)
+
+    def liked(self, user, post, *, likes):
+        if post in self.posts:
+            (self.posts[post].likes.add if likes else self.posts[post].likes.discard)(user)
+        self.tell("liked", user, post, likes)
+
+    def commented(self, post, comment, user, text):
+        if post in self.posts:
+            self.posts[post].comments[comment] = (user, text)
+        self.tell("commented", post, comment, user, text)
+
+    def uncommented(self, post, comment):
+        if post in self.posts:
+            self.posts[post].comments.pop(comment, None)
+        self.tell("uncommented", post, comment)
 
 
 class Person:
@@ -103,11 +133,14 @@ class Person:
     async def carry_on(self):
         """Do what is pending, again if need be."""
         if self.pending is not None:
+            deed = self.pending
+            self.facts.tell("begins", self.id, deed.method, deed.path, deed.request.get("json"))
             answer = await self.ask(self.pending.method, self.pending.path, **self.pending.request)
             assert answer.status_code < 500, f"{self.pending.path}: {answer.status_code} {answer.text}"
             self.pending.settle(answer)
             self.facts.acknowledged += 1
             self.pending = None
+            self.facts.tell("ends", self.id)
 
     def next_deed(self, others):
         rng, facts = self.rng, self.facts
@@ -125,8 +158,7 @@ class Person:
 
         def settle(answer):
             assert answer.status_code == 201, answer.text
-            made = answer.json()["photo_id"]
-            self.facts.posts[made] = Post(made, self.id, digest)
+            self.facts.posted(answer.json()["photo_id"], self.id, digest)
 
         files = {"photo": ("photo.jpg", data, "image/jpeg")}
         form = {"caption": f"number {next(_numbers)}"}
@@ -135,8 +167,7 @@ class Person:
     def delete(self, post):
         def settle(answer):
             assert answer.status_code in (204, 404), answer.text  # 404: it was done, the answer got lost
-            self.facts.posts.pop(post.id, None)
-            self.facts.deleted.add(post.id)
+            self.facts.deleted_post(post.id)
 
         return Deed("DELETE", f"/v1/posts/{post.id}", {}, settle)
 
@@ -147,13 +178,13 @@ class Person:
 
             def settle(answer):
                 assert answer.status_code == 204, answer.text
-                self.facts.follows.discard(edge)
+                self.facts.followed(*edge, follows=False)
 
             return Deed("DELETE", f"/v1/follows/{other.id}", {}, settle)
 
         def settle(answer):
             assert answer.status_code == 200, answer.text
-            self.facts.follows.add(edge)
+            self.facts.followed(*edge, follows=True)
 
         return Deed("POST", "/v1/follows", {"json": {"followed_id": other.id}, "headers": key()}, settle)
 
@@ -164,7 +195,7 @@ class Person:
             assert answer.status_code in (200, 404, 409), answer.text  # deleted by its author meanwhile
             if answer.status_code == 200:
                 assert answer.json()["liked_by_me"]
-                post.likes.add(self.id)
+                self.facts.liked(self.id, post.id, likes=True)
 
         return Deed("POST", f"/v1/posts/{post.id}/like", {"headers": key()}, settle)
 
@@ -176,7 +207,7 @@ class Person:
 
         def settle(answer):
             assert answer.status_code in (200, 404), answer.text
-            post.likes.discard(self.id)
+            self.facts.liked(self.id, post.id, likes=False)
 
         return Deed("DELETE", f"/v1/posts/{post.id}/like", {}, settle)
 
@@ -187,7 +218,7 @@ class Person:
         def settle(answer):
             assert answer.status_code in (201, 404, 409), answer.text
             if answer.status_code == 201:
-                post.comments[answer.json()["id"]] = (self.id, text)
+                self.facts.commented(post.id, answer.json()["id"], self.id, text)
 
         request = {"json": {"text": text}, "headers": key()}
         return Deed("POST", f"/v1/posts/{post.id}/comments", request, settle)
@@ -205,7 +236,7 @@ class Person:
 
         def settle(answer):
             assert answer.status_code in (204, 404), answer.text
-            post.comments.pop(made, None)
+            self.facts.uncommented(post.id, made)
 
         return Deed("DELETE", f"/v1/comments/{made}", {}, settle)
 
@@ -215,10 +246,10 @@ def key():
 
 
 class Crowd:
-    def __init__(self, size, seed):
-        self.facts = Facts()
+    def __init__(self, size, seed, tell=lambda *event: None):
+        self.facts = Facts(tell)
         self.rng = Random(seed)
-        self.people = [Person(f"person{n}", self.facts, Random(seed * 1000 + n)) for n in range(size)]
+        self.people = [Person(f"person{seed}.{n}", self.facts, Random(seed * 1000 + n)) for n in range(size)]
 
     async def connected(self, url, body):
         """Run `body` with everybody connected to the node at `url`."""
