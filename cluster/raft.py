@@ -105,7 +105,7 @@ class Raft(Elections):
 
     @property
     def standing(self) -> Standing:
-        return Standing(self.role.value, self.group.term, self.group.leader)
+        return Standing(self.role, self.group.term, self.group.leader)
 
     def hard_state(self) -> HardState:
         """For a checkpoint of the journal: what is written, or is about to be."""
@@ -344,12 +344,9 @@ class Raft(Elections):
         return ready
 
     def _stands_otherwise(self) -> bool:
-        before = self._standing
-        return (
-            before.leader != self.group.leader
-            or before.term != self.group.term
-            or before.role != self.role.value
-        )
+        role, term, leader = self._standing
+        group = self.group
+        return role is not self.role or term != group.term or leader != group.leader
 
     def _clear(self, standing: Standing | None) -> None:
         group = self.group

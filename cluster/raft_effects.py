@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from cluster.raft_messages import Configuration, Install, Message
+from cluster.raft_roles import Role
 
 
 class RaftSettings(msgspec.Struct, frozen=True):
@@ -97,7 +98,7 @@ class ReadState(NamedTuple):
 
 
 class Standing(NamedTuple):
-    role: str
+    role: Role
     term: int
     leader: bytes | None
 

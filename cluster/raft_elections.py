@@ -81,7 +81,9 @@ class Elections:
         self._timeout = self._settings.election_ticks + self._random(self._settings.election_ticks)
 
     def _may_campaign(self) -> bool:
-        return self.group.me in self.group.configuration.voters and not self._installing
+        """A voter that was removed may still be needed until that is committed (§4.2.2): its log may be the
+        best. It does not count itself then."""
+        return self.group.may_be_voter and not self._installing
 
     def _campaign(self) -> None:
         """Ask first whether an election could be won, so that who was cut off disturbs nobody (§9.6).

@@ -136,6 +136,11 @@ class Group:
         """Where the log says who the members are: they take effect when appended, not when committed."""
         return self._configurations[-1][0]
 
+    @property
+    def may_be_voter(self) -> bool:
+        """By the members as last applied here, or by any since."""
+        return any(self.me in configuration.voters for _, configuration in self._configurations)
+
     def _learn_configurations(self, first: int, entries: list[bytes] | tuple[bytes, ...]) -> bool:
         before = self.configuration
         for index, entry in enumerate(entries, first):

@@ -154,7 +154,7 @@ class Leadership:
         members = self._group.configuration.members
         for node in members:
             if node not in self.progress and node != self._group.me:
-                self.progress[node] = Progress(node, self._group.log.last + 1)
+                self.progress[node] = Progress(node, self._group.log.last)  # the entry that made it so
         for node in [node for node in self.progress if node not in members]:
             del self.progress[node]
         if self.transferring is not None and self.transferring not in self._group.configuration.voters:
@@ -249,10 +249,11 @@ class Leadership:
             self._fresh = False
             last, settings = self._group.log.last, self._group.settings
             for progress in self.progress.values():
-                while progress.next <= last and progress.may_send(settings):
+                while progress.lacks(last) and progress.may_send(settings):
                     self._append_to(progress, settings.append_entries)
 
     def _append_to(self, progress: Progress, entries_max: int) -> None:
+        """The next entries; with `entries_max` 0 none, to learn whether those before have arrived."""
         group = self._group
         log, first = group.log, progress.next
         previous_term = log.term_at(first - 1)
@@ -282,10 +283,7 @@ class Leadership:
             if type(other) is Append and other.previous == previous and other == message:
                 message = other
         group.send(progress.node, message)
-        if entries:
-            progress.sent(previous + len(entries), size)
-        else:
-            progress.told = True
+        progress.sent(previous + len(entries), size)
 
     def supply(self, need: NeedEntries, entries: list[bytes]) -> None:
         """What the journal had, from `need.first` on; nothing: it was released meanwhile."""

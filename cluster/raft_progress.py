@@ -90,15 +90,19 @@ class Progress:
             )
         return self.flow is Flow.PROBE and not self.waiting and not self.reading
 
+    def lacks(self, last: int) -> bool:
+        """Is there anything to send? A probe goes out even if it carries no entries."""
+        return self.next <= last or (self.flow is Flow.PROBE and self.match < last)
+
     def sent(self, last: int, size: int) -> None:
         """An Append with entries up to `last` has gone out."""
-        if self.flow is Flow.REPLICATE:
+        self.told = True
+        if self.flow is not Flow.REPLICATE:
+            self.waiting = True
+        elif last >= self.next:
             self.next = last + 1
             self.inflight.append((last, size))
             self.inflight_bytes += size
-        else:
-            self.waiting = True
-        self.told = True
 
     def accepted(self, match: int) -> bool:
         """Returns whether that is news."""
