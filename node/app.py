@@ -37,7 +37,7 @@ from node.logs import get_logger
 from node.media.collection import Collector
 from node.media.intake import Intake
 from node.media.pool import Pool, PoolSettings, open_pool
-from node.media.workshop import Workshop
+from node.media.workshop import Tries, Workshop
 from node.parts import Parts, now_s
 from node.passwords import Passwords
 from node.room import RoomWatch
@@ -197,7 +197,16 @@ def _make_parts(
         blobs=blobs,
         intake=intake,
         pool=pool,
-        workshop=Workshop(service, intake, blobs, pool, directory.work, worker, settings.media.workers or 2),
+        workshop=Workshop(
+            service,
+            intake,
+            blobs,
+            pool,
+            directory.work,
+            worker,
+            settings.media.workers or 2,
+            _tries(settings),
+        ),
         collector=Collector(service, blobs),
         room=room,
         feeds=feeds,
@@ -256,6 +265,10 @@ def _admin_token(directory: DataDirectory) -> str:
     if not path.exists():
         write_secret(path, secrets.token_urlsafe(32).encode())
     return path.read_text().strip()
+
+
+def _tries(settings: Settings) -> Tries:
+    return Tries(settings.media.job_attempts_max, int(settings.media.job_backoff_s * 1000))
 
 
 def _pool_settings(settings: Settings) -> PoolSettings:

@@ -120,7 +120,8 @@ class Media(Struct, frozen=True, forbid_unknown_fields=True):
     job_wall_s: Annotated[Seconds, _note("seconds by the clock for one job; then its worker is killed")] = (
         60.0
     )
-    job_attempts_max: Annotated[Count, _note("tries of a job before it becomes a dead letter")] = 3
+    job_attempts_max: Annotated[int, _note("tries of a job before it becomes a dead letter", ge=1, le=20)] = 3
+    job_backoff_s: Annotated[Seconds, _note("seconds before a job's second try; doubles with each")] = 10.0
     upload_expiry_s: Annotated[Seconds, _note("seconds an upload URL is good for")] = 900.0
     signed_url_s: Annotated[Seconds, _note("seconds a signed URL of private media is good for")] = 3600.0
     photo_wait_s: Annotated[Seconds, _note("seconds POST /v1/photos waits for the variants")] = 1.5

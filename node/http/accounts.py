@@ -148,8 +148,9 @@ class Sessions:
                 raise Problem("suspended")
         secret = urandom(SECRET_BYTES)
         command = sessions.RefreshSession(
-            token.user, token.session, token.hash, blake3(secret).digest(), self.expires_ms()
-        )
+            token.user, token.session, token.hash, blake3(secret).digest(), self.expires_ms(),
+            int(self._parts.settings.accounts.refresh_reuse_s * 1000),
+        )  # fmt: skip
         done = await self._parts.service.do(
             partition_of(token.user), command, sessions.Refreshed, grows=False
         )

@@ -88,6 +88,7 @@ class Uploads:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._base = parts.settings.http.public_url.rstrip("/")
+        self.lives_ms = int(parts.settings.media.upload_expiry_s * 1000)
 
     def declared(self, content_type: str | None, size: int | None) -> tuple[str, int]:
         """The declared type and size, checked. Raises Problem invalid_field, unsupported_media, too_large."""
@@ -138,7 +139,7 @@ def make_routes(parts: Parts, admission: Admission, shared: Uploads) -> Routes:
         owner = signed().user
         content_type, size = shared.declared(wanted.content_type, wanted.size)
         async with admission.once(owner, msgspec.json.encode(wanted)) as retry:
-            command = PromiseUpload(owner, content_type, size, wanted.alt)
+            command = PromiseUpload(owner, content_type, size, wanted.alt, shared.lives_ms)
             done = await service.do(partition_of(owner), command, Promised, by=owner, retry=retry)
         tell(done)
         return render(shared.promise(owner, done.result, content_type, size), 201)

@@ -166,8 +166,9 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer, uploads:
     async def promise_post(author: int, wanted: NewPost, retry: Retry | None) -> PromisedPost:
         content_type, size = uploads.declared(wanted.content_type, wanted.size)
         command = posts.PromisePost(
-            author, wanted.caption, wanted.location, hashtags(wanted.caption), wanted.alt, content_type, size
-        )
+            author, wanted.caption, wanted.location, hashtags(wanted.caption), wanted.alt, content_type, size,
+            uploads.lives_ms,
+        )  # fmt: skip
         done = await service.do(partition_of(author), command, Promised, by=author, retry=retry)
         tell(done)
         promise = uploads.promise(author, done.result, content_type, size)

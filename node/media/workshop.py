@@ -43,6 +43,13 @@ JOB_BYTES: Final = 4 << 20  # with less free disk than this, a worker's death is
 MIME: Final = {"webp": "image/webp", "jpeg": "image/jpeg"}
 
 
+class Tries(msgspec.Struct, frozen=True):
+    """How often a job is tried, and how long after its first failure; then twice as long, and so on."""
+
+    most: int = jobs.TRIES_MAX
+    backoff_ms: int = jobs.BACKOFF_MS
+
+
 class WorkshopStatistics(msgspec.Struct, frozen=True):
     running: int
     waiting: int  # partitions with a job that is due or will be
@@ -63,7 +70,9 @@ class Workshop:
         folder: Path,
         worker: str,
         slots: int,
+        tries: Tries,
     ) -> None:
+        self._tries = tries
         self._service = service
         self._intake = intake
         self._blobs = blobs
@@ -152,7 +161,7 @@ class Workshop:
         due_ms = 0
         try:
             async with self._slots:
-                command = jobs.Claim(media, attempt, self._worker, now_ms() + CLAIM_MS)
+                command = jobs.Claim(media, attempt, self._worker, now_ms() + CLAIM_MS, self._tries.most)
                 claimed = await self._service.do(partition_of(media), command, jobs.Claimed | None)
                 if claimed.result is not None:
                     await self._attempt(media, attempt, claimed.result)
@@ -187,7 +196,9 @@ class Workshop:
                 if _free_bytes(self._folder) < JOB_BYTES:  # a worker without room dies: no fault of its own
                     raise StorageFull(f"no room for the variants: {wrong}") from wrong
                 log.warning("job_failed", media=str(media), attempt=attempt, reason=str(wrong))
-                report = jobs.Failed(media, attempt, str(wrong), permanent=False)
+                report = jobs.Failed(
+                    media, attempt, str(wrong), False, self._tries.most, self._tries.backoff_ms
+                )
                 self._failed += 1
             await self._tell(media, report)
             reported = True

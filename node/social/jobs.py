@@ -35,8 +35,8 @@ from node.social.records import (
 )
 from storage.rows import PRESENT, Reader
 
-TRIES_MAX: Final = 3
-BACKOFF_MS: Final = 10_000  # before the second try; doubles with each
+TRIES_MAX: Final = 3  # unless the command says otherwise
+BACKOFF_MS: Final = 10_000  # before the second try; doubles with each; as the command says, too
 REASON_MAX: Final = 500  # characters of a failure's reason; the rest is cut
 
 
@@ -47,6 +47,7 @@ class Claim(msgspec.Struct, array_like=True, frozen=True, tag=125):
     attempt: int  # the job's attempt + 1
     worker: str
     until_ms: int
+    tries_max: int = TRIES_MAX
 
 
 class Claimed(msgspec.Struct, array_like=True, frozen=True):
@@ -72,6 +73,8 @@ class Failed(msgspec.Struct, array_like=True, frozen=True, tag=127):
     attempt: int
     reason: str
     permanent: bool  # the picture itself is refused: no further try would help
+    tries_max: int = TRIES_MAX
+    backoff_ms: int = BACKOFF_MS
 
 
 class ReleaseClaim(msgspec.Struct, array_like=True, frozen=True, tag=128):
@@ -121,7 +124,7 @@ def claim(apply: Apply, command: Claim) -> Claimed | None:
         )
     if job.due_ms > apply.now:
         raise Refused("conflict", f"medium {command.media}: not due for {job.due_ms - apply.now} ms")
-    if job.worker and job.attempt - job.free >= TRIES_MAX:
+    if job.worker and job.attempt - job.free >= command.tries_max:
         _bury(apply, command.media, job, f"worker {job.worker} was not heard of again")
         return None
     medium = _medium(apply, job, command.media)
@@ -162,10 +165,10 @@ def failed(apply: Apply, command: Failed) -> None:
         _fail_medium(apply, command.media, job, reason)
         return
     tries = job.attempt - job.free
-    if tries >= TRIES_MAX:
+    if tries >= command.tries_max:
         _bury(apply, command.media, job, reason)
         return
-    due = apply.now + (BACKOFF_MS << (tries - 1))
+    due = apply.now + (command.backoff_ms << (tries - 1))
     waiting = replace(job, worker="", until_ms=0, due_ms=due, reason=reason)
     _write(apply, command.media, job, waiting)
 

@@ -35,7 +35,7 @@ from node.social.media import (
 from node.social.publication import PENDING, Album, enter, withdraw
 from node.social.records import POSTS, TIMELINES, UNFINISHED, Post
 from node.social.sight import own
-from node.social.uploads import Promised, promise, store
+from node.social.uploads import UPLOAD_PROMISE_MS, Promised, promise, store
 
 CAPTION_MAX: Final = 2200  # characters
 LOCATION_MAX: Final = 100
@@ -53,6 +53,7 @@ class PromisePost(msgspec.Struct, array_like=True, frozen=True, tag=100):
     alt: str
     mime: str  # type, declared
     size: int  # bytes, declared
+    lives_ms: int = UPLOAD_PROMISE_MS  # of the promise
 
 
 class CreatePost(msgspec.Struct, array_like=True, frozen=True, tag=101):
@@ -137,7 +138,8 @@ def _write_media(apply: Apply, owner: int, album: Album, provisional: int = 0) -
 def promise_post(apply: Apply, command: PromisePost) -> Promised:
     author = command.author
     draft = _draft(apply, author, command.caption, command.location, command.hashtags)
-    media_id, medium = promise(apply, author, command.mime, command.size, command.alt)
+    lives_ms = command.lives_ms
+    media_id, medium = promise(apply, author, command.mime, command.size, command.alt, lives_ms)
     album: Album = {media_id: (None, medium)}
     post_id, _ = _make(apply, draft, album)
     _write_media(apply, author, album)

@@ -17,7 +17,7 @@ from node.social.keys import CredentialKey, SessionKey, UserKey
 from node.social.records import CREDENTIALS, SESSIONS, USERS, Credential, Session
 
 SESSIONS_PER_USER_MAX: Final = 50  # more devices than anyone has; the oldest goes
-REPEAT_MS: Final = 30_000  # within this time the token before works once more
+REPEAT_MS: Final = 30_000  # within this time the token before works once more; the command may say another
 
 
 class _Command(msgspec.Struct, array_like=True, frozen=True):
@@ -42,6 +42,7 @@ class RefreshSession(_Command, frozen=True, tag=11):
     refresh_hash: bytes  # of the token presented
     next_hash: bytes  # of the token to be given
     expires_ms: int
+    repeat_ms: int = REPEAT_MS
 
 
 class EndSession(_Command, frozen=True, tag=12):
@@ -111,7 +112,7 @@ def refresh_session(apply: Apply, command: RefreshSession) -> Refreshed:
     repeated = (
         session.previous_hash != b""
         and command.refresh_hash == session.previous_hash
-        and apply.now - session.rotated_ms <= REPEAT_MS
+        and apply.now - session.rotated_ms <= command.repeat_ms
     )
     if not newest and not repeated:
         SESSIONS.delete(apply, key)

@@ -1,6 +1,6 @@
 """Upload sessions: bytes that were promised, with a size and a type, and come or do not.
 
-A promise mints the medium and lives for UPLOAD_PROMISE_MS. The bytes are stored and referenced in the
+A promise mints the medium and lives as long as its command says. The bytes are stored and referenced in the
 partition of their hash before `StoreUpload` says so here. The same bytes again get the same answer.
 """
 
@@ -20,7 +20,7 @@ from node.social.publication import advance
 from node.social.records import UPLOAD_EXPIRIES, Media, UploadPromise
 from storage.rows import Reader
 
-UPLOAD_PROMISE_MS: Final = 15 * 60 * 1000
+UPLOAD_PROMISE_MS: Final = 15 * 60 * 1000  # unless the command says otherwise
 TYPES: Final = frozenset({"image/jpeg", "image/png", "image/webp", "image/avif", "image/gif", "image/heic"})
 EXPIRED_AT_ONCE_MAX: Final = 100  # promises per sweep; each may fail a few posts
 
@@ -32,6 +32,7 @@ class PromiseUpload(msgspec.Struct, array_like=True, frozen=True, tag=120):
     mime: str  # type, declared
     size: int  # bytes, declared
     alt: str
+    lives_ms: int = UPLOAD_PROMISE_MS
 
 
 class Promised(msgspec.Struct, array_like=True, frozen=True):
@@ -71,11 +72,11 @@ class Expired(msgspec.Struct, array_like=True, frozen=True):
     count: int
 
 
-def promise(apply: Apply, owner: int, mime: str, size: int, alt: str) -> tuple[int, Media]:
+def promise(apply: Apply, owner: int, mime: str, size: int, alt: str, lives_ms: int) -> tuple[int, Media]:
     """Mint a medium that awaits its bytes; the caller writes its row."""
     _check(mime, size, alt)
     media_id = apply.mint()
-    expires = apply.now + UPLOAD_PROMISE_MS
+    expires = apply.now + lives_ms
     key = UploadExpiryKey(apply.partition, expires, media_id)
     UPLOAD_EXPIRIES.put(apply, key, UploadPromise(owner))
     return media_id, _new(apply, AWAITING, mime, size, alt, expires, b"")
@@ -123,7 +124,8 @@ def _new(apply: Apply, state: str, mime: str, size: int, alt: str, expires: int,
 
 def promise_upload(apply: Apply, command: PromiseUpload) -> Promised:
     acting(apply, command.owner)
-    media_id, medium = promise(apply, command.owner, command.mime, command.size, command.alt)
+    owner, lives_ms = command.owner, command.lives_ms
+    media_id, medium = promise(apply, owner, command.mime, command.size, command.alt, lives_ms)
     media_rows.put(apply, command.owner, media_id, None, medium)
     return Promised(media_id, medium.expires_ms)
 

@@ -36,9 +36,10 @@ SETTLED_S = 10.0
 class Node:
     """A node that runs: its addresses, its settings, and a client of each listener."""
 
-    def __init__(self, data, settings, addresses, http, admin):
+    def __init__(self, data, settings, addresses, http, admin, stop):
         self.data, self.settings, self.addresses = data, settings, addresses
         self.http, self.admin = http, admin
+        self.stop = stop  # set it, and the node ends
 
     @property
     def url(self):
@@ -121,7 +122,7 @@ async def running(data, *flags):
                 headers={"Authorization": f"Bearer {token}"},
             ) as admin,
         ):
-            yield Node(data, settings, addresses, http, admin)
+            yield Node(data, settings, addresses, http, admin, stop)
         stop.set()
 
 
