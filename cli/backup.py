@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from cli.client import Target, admin, data_option, target_options
-from cli.output import fail, json_option, note, print_fields, print_json, print_table, progress, size
+from cli.output import called, fail, json_option, note, print_fields, print_json, print_table, progress, size
 
 
 @click.group()
@@ -87,8 +87,8 @@ def list_backups(destination: Path, as_json: bool) -> None:
     if as_json:
         print_json([{"path": str(path), **_described(manifest)} for path, manifest in found])
         return
-    rows = [(path.name, it.began, it.node_id[:8], it.blobs, size(it.blob_bytes)) for path, it in found]
-    print_table(("backup", "made", "node", "blobs", "their bytes"), rows, empty=f"{destination} holds none")
+    rows = [(path.name, f"{it.began[:19]}Z", it.blobs, size(it.blob_bytes)) for path, it in found]
+    print_table(("backup", "made", "blobs", "their bytes"), rows, empty=f"{destination} holds none")
 
 
 @backup.command("verify")
@@ -141,7 +141,7 @@ def restore(path: Path, passphrase_file: Any, data: Path, as_json: bool) -> None
     else:
         shown = {"data": made.data, "node": made.node_id, "blobs": f"{made.blobs} ({size(made.bytes)})"}
         print_fields(shown)
-        note(f"start it with: heliograph node run --data {made.data}")
+        note(f"start it with: {called()} node run --data {made.data}")
     if made.missing_count:
         fail(f"restored, but {made.missing_count} blobs are missing or damaged in the backup")
 

@@ -1,6 +1,7 @@
 """`heliograph dead-letters …`: messages between partitions that were refused where they arrived."""
 
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -37,7 +38,7 @@ def list_letters(target: Target, as_json: bool) -> None:
 def show(target: Target, letter: str, as_json: bool) -> None:
     """One of them, with what it says."""
     with admin(target) as client:
-        found: dict[str, Any] = client.get(f"{PATH}/{letter}", dict)
+        found: dict[str, Any] = client.get(f"{PATH}/{quote(letter, safe='')}", dict)
     if as_json:
         print_json(found)
     else:

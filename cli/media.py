@@ -1,6 +1,7 @@
 """`heliograph media failed …`: media jobs whose tries are used up."""
 
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -45,7 +46,7 @@ def list_failed(target: Target, as_json: bool) -> None:
 def show(target: Target, medium: str, as_json: bool) -> None:
     """One of them."""
     with admin(target) as client:
-        found: dict[str, Any] = client.get(f"{PATH}/{medium}", dict)
+        found: dict[str, Any] = client.get(f"{PATH}/{quote(medium, safe='')}", dict)
     if as_json:
         print_json(found)
     else:
