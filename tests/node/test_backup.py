@@ -7,9 +7,16 @@ import msgspec
 import pytest
 import trio
 
+from node.app import open_parts
 from node.backup import MANIFEST, BackupError, backups_in, blob_path, listed, read_manifest
 from node.restore import choose, restore, verify
-from tests.node.nodes import picture, running
+from node.settings import load
+from node.social import accounts
+from node.social.keys import UserKey
+from node.social.records import USERS
+from storage.directory import DataDirectory
+from storage.shard import Shard
+from tests.node.nodes import SMALL, picture, running
 
 PASSPHRASE = "two words or more"
 NOW = 1_800_000_000.0
@@ -164,3 +171,42 @@ async def test_the_keys_of_the_node_are_not_in_a_backup(tmp_path):
     token = (tmp_path / "node" / "keys" / "admin.token").read_bytes()
     assert private and all(text.encode() not in kept for text in private)
     assert secret not in kept and token not in kept
+
+
+async def test_what_comes_after_the_cut_is_not_in_the_copy(tmp_path):
+    settings = load(flags=SMALL, environment={})
+    with DataDirectory.open(tmp_path / "node", now=0) as directory:
+        async with open_parts(directory, settings, trio.Event()) as parts:
+            home = parts.partition_of_name("ada")
+            frozen = await parts.replicas.freeze()
+            command = accounts.SignUp("ada", "", "hash", b"", 0)
+            made = (await parts.service.do(home, command, accounts.SignedUp)).result
+            await parts.replicas.visible(home)
+            copy = tmp_path / "copy"
+            copy.mkdir()
+            with open(copy / "data.mdb", "xb") as file:
+                frozen[home & 1].copy_to(file.fileno())
+            for shard in frozen:
+                shard.close()
+            with parts.service.read() as rows:
+                assert USERS.has(rows, UserKey(made.user))
+    shard = Shard(copy)
+    with shard.reading() as rows:
+        assert not USERS.has(rows, UserKey(made.user))
+    shard.close()
+
+
+async def test_a_backup_that_nobody_waits_for_ends_and_leaves_nothing(tmp_path):
+    destination = tmp_path / "backups"
+    body = {"destination": str(destination), "passphrase": PASSPHRASE}
+    async with running(tmp_path / "node") as node:
+        ada = await node.sign_up("ada")
+        await ada.post_photo(picture())
+        async with node.admin.stream("POST", "/v1/admin/backups", json=body) as answer:
+            await anext(answer.aiter_lines())
+        with trio.fail_after(10):
+            while list(destination.glob("*.new")):
+                await trio.sleep(0.01)
+        before = len(backups_in(destination))
+        assert (await back_up(node, destination))[-1]["type"] == "made"
+        assert len(backups_in(destination)) == before + 1
