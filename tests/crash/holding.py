@@ -12,8 +12,8 @@ from contextlib import ExitStack, closing, contextmanager
 import trio
 
 from cluster import keys as cluster_keys
+from cluster import meta
 from cluster.keys import META_PARTITION
-from cluster.meta import MetaMachine
 from cluster.replicas import Replicas
 from node.social import records
 from node.social.application import social_machine
@@ -27,7 +27,7 @@ SEGMENT_BYTES = 1 << 20
 REST_WITHIN_S = 30.0
 TABLES = {
     table.key._codec._constants: table
-    for module in (cluster_keys, records)
+    for module in (cluster_keys, meta, records)
     for table in vars(module).values()
     if isinstance(table, Table)
 }
@@ -93,7 +93,7 @@ def opened(path):
         ]
         journal = stack.enter_context(closing(Journal.open(directory.journal, segment_bytes=SEGMENT_BYTES)))
         machines = dict.fromkeys(range(directory.identity.partition_count), social_machine())
-        machines[META_PARTITION] = MetaMachine()
+        machines[META_PARTITION] = meta.MetaMachine()
         replicas = Replicas(journal, shards, machines)
         replicas.recover()
         blobs = Blobs(directory.blobs, directory.staging, directory.quarantine)

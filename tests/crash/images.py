@@ -19,7 +19,7 @@ its
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -315,10 +315,13 @@ def _write_file(path: Path, content: bytearray) -> None:
         file.truncate(len(content))
 
 
-def images(trace: Trace, rng: Random, cuts: int, scratch: Path) -> Iterator[Image]:
-    """`cuts` images at random points of the trace, in order. Each is removed when the next is taken."""
-    total = sum(1 for _ in trace.events())
-    points = sorted(rng.randint(0, total) for _ in range(cuts))
+def images(
+    trace: Trace, rng: Random, cuts: int, scratch: Path, *, among: Sequence[int] | None = None
+) -> Iterator[Image]:
+    """`cuts` images at random points of the trace (or of those `among` it), in order. Each is removed when
+    the next is taken."""
+    candidates = among or range(sum(1 for _ in trace.events()) + 1)
+    points = sorted(rng.choice(candidates) for _ in range(cuts))
     disk, done, events = Disk(trace), 0, trace.events()
     following = next(events, None)
     path = scratch / "image"
