@@ -1,4 +1,4 @@
-"""The program that `test_cuts.py` records: a whole node with its listeners, and a crowd that uses it over HTTP.
+"""The program that `test_cuts.py` records: a whole node with its listeners, and a crowd that uses it.
 
     python -m tests.crash.cut_node DIRECTORY SEED DEEDS
 
@@ -73,5 +73,5 @@ async def main(directory, seed, deeds):
 if __name__ == "__main__":
     planted = os.environ.get("CRASH_PLANTED")
     if planted:
-        exec(compile(Path(planted).read_text(), planted, "exec"), {"__name__": "planted"})  # noqa: S102
+        exec(compile(Path(planted).read_text(), planted, "exec"), {"__name__": "planted"})
     trio.run(main, Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

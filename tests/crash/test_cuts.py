@@ -9,7 +9,6 @@ the one before, so tails and leftovers lie under what is written next.
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from random import Random
@@ -89,8 +88,8 @@ def test_two_thousand_cuts_lose_nothing(scratch, capsys):
     assert cuts == RUNS * CUTS_PER_RUN and len(points) > cuts // 2 and posts > cuts
     with capsys.disabled():
         print(
-            f"\n  {cuts} cuts at {len(points)} points, {posts} acknowledged posts looked at, {rests} let run to "
-            f"rest; {time.monotonic() - begun:.0f} s"
+            f"\n  {cuts} cuts at {len(points)} points, {posts} acknowledged posts looked at, {rests} let run "
+            f"to rest; {time.monotonic() - begun:.0f} s"
         )
 
 
