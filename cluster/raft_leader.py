@@ -57,6 +57,7 @@ class Leadership:
         self._beat = 0  # since the last heartbeat
         self._idle = 0  # ticks with nothing to do
         self._fresh = True  # there may be something to send
+        self._outside = False  # it is no voter any more
         self.term_start = group.log.last + 1  # index of this term's no-op
         group.append(group.term, [NO_OP])
         self.members_changed()
@@ -152,6 +153,7 @@ class Leadership:
     # --- members -----------------------------------------------------------------------------------------
     def members_changed(self) -> None:
         members = self._group.configuration.members
+        self._outside = self._group.me not in self._group.configuration.voters
         for node in members:
             if node not in self.progress and node != self._group.me:
                 self.progress[node] = Progress(node, self._group.log.last)  # the entry that made it so
@@ -165,8 +167,7 @@ class Leadership:
     @property
     def removed(self) -> bool:
         """It manages a group that it is no voter of, until that is committed (§4.2.2)."""
-        group = self._group
-        return group.me not in group.configuration.voters and group.commit >= group.configuration_index
+        return self._outside and self._group.commit >= self._group.configuration_index
 
     # --- what followers say ------------------------------------------------------------------------------
     def appended(self, sender: bytes, message: Appended) -> None:
@@ -209,18 +210,19 @@ class Leadership:
                 self._append_to(progress, entries_max=0)
 
     # --- commit ------------------------------------------------------------------------------------------
-    def matched(self, node: bytes) -> int:
-        """How far the node's log is known to be synced and equal to this one."""
-        if node == self._group.me:
-            return self._group.log.synced
-        return self.progress[node].match
+    def own_match(self) -> int:
+        """How far this node may count itself: what it has synced."""
+        return self._group.log.synced
 
     def counted(self) -> int:
-        """The greatest index that a majority of voters has synced."""
-        voters = self._group.configuration.voters
+        """The greatest index that a majority of voters has synced, the same entries as here."""
+        voters, progress = self._group.configuration.voters, self.progress
         if not voters:
             return 0
-        return sorted(map(self.matched, voters))[(len(voters) - 1) // 2]
+        own = self.own_match()
+        matches = [progress[node].match if node in progress else own for node in voters]
+        matches.sort()
+        return matches[(len(matches) - 1) // 2]
 
     def may_commit(self, index: int) -> bool:
         """Only an entry of this term is committed by counting; those before it follow (§5.4.2)."""

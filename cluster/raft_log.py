@@ -133,9 +133,11 @@ class Log:
         return self._terms[run - 1], min(end, last)
 
     def _runs(self, first: int, last: int) -> list[Run]:
+        if first >= self._starts[-1]:  # as a rule
+            return [Run(first, self.last_term, self._window[first - self._first : last + 1 - self._first])]
         runs = []
         while first <= last:
-            term, end = (self.last_term, last) if first >= self._starts[-1] else self.run_end(first, last)
+            term, end = self.run_end(first, last)
             runs.append(Run(first, term, self._window[first - self._first : end + 1 - self._first]))
             first = end + 1
         return runs

@@ -46,9 +46,9 @@ class Disk:
         else:
             install, state = rest
             self.base = (install.last, install.last_term)
+            self.first_configuration = install.configuration  # it may be none of an entry
             self.state = list(state)
-            for index in [index for index in self.entries if index <= install.last]:
-                del self.entries[index]
+            self.entries.clear()
 
     def configuration(self, index):
         for _, data in reversed(self.state[:index]):
@@ -106,6 +106,7 @@ class Replica:
         begin = self.disk.start()
         self.core = self.core_type(self.group, self.me, begin, self.random, self.settings)
         self.state = list(self.disk.state)
+        self.first_configuration = self.disk.first_configuration
         self.log = dict(self.disk.entries)  # as the core sees it, synced or not
         self.writes = deque()  # (number, records, after_sync)
         self.incoming = {}  # states that travel beside an Install, by (index, term)
@@ -148,7 +149,8 @@ class Replica:
             state = self.incoming[ready.install.last, ready.install.last_term]
             records.append(("install", ready.install, state))
             self.state = list(state)
-            self.log = {index: entry for index, entry in self.log.items() if index > ready.install.last}
+            self.log.clear()
+            self.first_configuration = ready.install.configuration
             self.observe(self, "install", ready.install)
         for to, message in ready.messages:
             self.send(self.me, to, message, None)
@@ -186,16 +188,20 @@ class Replica:
             case NeedSnapshot():
                 index = len(self.state)
                 term = self.state[index - 1][0]
-                configuration = self.configuration()
+                configuration = self.configuration(applied=True)
                 message = Install(self.group, need.term, index, term, configuration)
                 self.observe(self, "snapshot", need)
                 self.send(self.me, need.node, message, list(self.state))
 
-    def configuration(self):
+    def configuration(self, *, applied=False):
+        """The members by the log, or by as much of it as is applied."""
+        for index in sorted(self.log, reverse=True):
+            if index > len(self.state) and not applied and is_configuration(self.log[index][1]):
+                return decode_configuration(self.log[index][1])
         for _, data in reversed(self.state):
             if is_configuration(data):
                 return decode_configuration(data)
-        return self.disk.first_configuration
+        return self.first_configuration
 
     def sync(self, count=1):
         """The oldest `count` writes reach the disk, together."""

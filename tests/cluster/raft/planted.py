@@ -35,8 +35,9 @@ def with_log(cls):
 class CountsLearners(Leadership):
     def counted(self):
         configuration = self._group.configuration
-        members = [node for node in configuration.members if node == self._group.me or node in self.progress]
-        return sorted(map(self.matched, members), reverse=True)[configuration.quorum - 1]
+        own = self.own_match()
+        matches = [self.progress[node].match if node in self.progress else own for node in configuration.members]
+        return sorted(matches, reverse=True)[configuration.quorum - 1]
 
 
 @with_leadership
@@ -47,8 +48,8 @@ class CommitsOlderTermsByCounting(Leadership):
 
 @with_leadership
 class CountsWhatItHasNotSynced(Leadership):
-    def matched(self, node):
-        return self._group.log.last if node == self._group.me else super().matched(node)
+    def own_match(self):
+        return self._group.log.last
 
     def propose(self, entries):
         first = super().propose(entries)

@@ -74,9 +74,11 @@ class World:
         self.cuts = set()  # (sender, to) that hear nothing
         self.loss = self.delay = 0
         self.stragglers = 0.03
+        self.stumble_at = 0
         self.turmoil = self.random.choice((0.05, 0.1, 0.2))
         self.patience = 5  # timeouts are drawn from so many values; few make rivals
         self.disk_speed = {node(number): 0.6 for number in range(1, size + spares + 1)}
+        self.clock_speed = {node(number): 0.5 for number in range(1, size + spares + 1)}
         self.leader_of = {}  # term: node
         self.committed = [None]  # by index: (term, bytes); what anybody applied
         self.acknowledged = 0  # greatest index applied by who proposed it
@@ -139,11 +141,19 @@ class World:
     def on_standing(self, replica, standing):
         if standing.role is not Role.LEADER:
             return
-        known = self.leader_of.setdefault(standing.term, replica.me)
+        self.history.leaders += 1
+        self.check_complete(replica)
+        if replica.disk.hard_state.term == standing.term:
+            self.check_alone(replica, standing.term)
+
+    def check_alone(self, replica, term):
+        """A sole voter leads before its term is on disk, but nobody hears of it until then."""
+        known = self.leader_of.setdefault(term, replica.me)
         if known != replica.me:
             both = f"{name(known)} and {name(replica.me)}"
-            raise Violation(f"election safety: {both} lead in term {standing.term}")
-        self.history.leaders += 1
+            raise Violation(f"election safety: {both} lead in term {term}")
+
+    def check_complete(self, replica):
         log = replica.core.group.log
         for index in range(log.base + 1, len(self.committed)):
             if log.term_at(index) != self.committed[index][0]:
@@ -184,8 +194,12 @@ class World:
         self.history.snapshots += 1
 
     def check_logs(self):
-        """Log matching: where two logs have the same term at an index, they are equal up to it."""
+        """Log matching: where two logs have the same term at an index, they are equal up to it. And the members
+        are those of the last configuration in the log, committed or not (dissertation §4.1)."""
         living = [replica for replica in self.replicas.values() if replica.core is not None]
+        for replica in living:
+            if replica.core.configuration != replica.configuration():
+                raise Violation(f"{name(replica.me)}: its members are not those of its log")
         for at, one in enumerate(living):
             for other in living[at + 1 :]:
                 common = sorted(one.log.keys() & other.log.keys(), reverse=True)
@@ -212,6 +226,8 @@ class World:
             self.traffic()
             if random.random() < self.turmoil:
                 self.fault()
+            if self.now == self.stumble_at:
+                self.stumble()
             if self.now % 16 == 0:
                 self.check_logs()
         self.check_logs()
@@ -225,7 +241,9 @@ class World:
             return
         if replica.writes and random.random() < self.disk_speed[replica.me]:
             replica.sync(random.randint(1, len(replica.writes)))
-        if random.random() < 0.5:  # every clock runs as it likes
+            if replica.core.leadership is not None and replica.disk.hard_state.term == replica.core.term:
+                self.check_alone(replica, replica.core.term)
+        if random.random() < self.clock_speed[replica.me]:  # every clock runs as it likes
             was = replica.core.quiet
             replica.core.tick()
             replica.drive()
@@ -292,6 +310,8 @@ class World:
             unsynced = sum(len(records) for _, records, _ in replica.writes)
             replica.crash(keep=self.random.randint(0, unsynced) if self.random.random() < 0.4 else 0)
             self.history.crashes += 1
+            if self.random.random() < 0.4:
+                replica.start()
 
     def rivals(self):
         """Several lose patience at once, and one of them has forgotten its leader."""
@@ -299,6 +319,15 @@ class World:
         for replica in self.random.sample(living, min(len(living), self.random.choice((1, 2, 3)))):
             replica.core.campaign()
             replica.drive()
+        self.stumble_at = self.now + self.random.randint(2, 8)
+
+    def stumble(self):
+        """While votes are under way, one node falls and is up again at once."""
+        replica = self.random.choice(list(self.replicas.values()))
+        if replica.core is not None:
+            replica.crash()
+            self.history.crashes += 1
+            replica.start()
 
     def cut(self):
         if self.random.random() < 0.5:  # a leader away from the others
@@ -325,6 +354,7 @@ class World:
         self.patience = self.random.choice((1, 2, 5))
         for replica in self.disk_speed:
             self.disk_speed[replica] = self.random.choice((0.04, 0.2, 0.6, 0.9))
+            self.clock_speed[replica] = self.random.choice((0.02, 0.5, 0.5, 0.9))
 
     def calm(self):
         self.heal()
