@@ -4,6 +4,7 @@ It turns a command struct into bytes for the router and the result back into a s
 from an `Idempotency-Key`, and knows what a client must be told to find its own writes again.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar, overload
@@ -21,6 +22,9 @@ from storage.shard import Snapshot
 
 T = TypeVar("T")
 TOKEN_MARKS_MAX: Final = 8
+_MARK: Final = "[0-9]{1,4}(?:>[0-9]{1,4})?:[0-9]{1,20}"
+TOKEN_PATTERN: Final = f"{_MARK}(?:, ?{_MARK}){{0,{TOKEN_MARKS_MAX - 1}}}"
+_TOKEN: Final = re.compile(TOKEN_PATTERN)
 EVERYBODY: Final = -1  # told: all partitions to which the command sends
 _COMMAND_ID_BYTES: Final = 16
 
@@ -140,12 +144,12 @@ class Service:
         """Before bytes are taken that would have to be stored. Raises StorageFull."""
         self.router.require_room()
 
-    async def caught_up(self, token: str, own: Sequence[int] = ()) -> None:
+    async def caught_up(self, token: str | None, own: Sequence[int] = ()) -> None:
         """Wait (1 s at most) until a client's token holds here, and its own partitions are readable.
 
         Raises ValueError for a token that is none of ours.
         """
-        marks = parse_token(token) if token else []
+        marks = [] if token is None else parse_token(token)
         for mark in marks:
             if isinstance(mark, tuple):
                 await self.router.taken_mark(mark)
@@ -166,19 +170,15 @@ def parse_token(token: str) -> list[int | Mark]:
     A lone node has applied every index that it ever answered, so only the partition matters here.
     Raises ValueError with what would be right.
     """
+    if not _TOKEN.fullmatch(token):
+        raise ValueError(
+            f"{token[:40]!r}: want 1 to {TOKEN_MARKS_MAX} of partition:index or source>destination:sequence"
+        )
     marks: list[int | Mark] = []
     for text in token.split(","):
-        place, separator, number = text.strip().partition(":")
-        source, arrow, destination = place.partition(">")
-        numbers = [source, number, *([destination] if arrow else [])]
-        if not separator or not all(n.isascii() and n.isdigit() and len(n) <= 20 for n in numbers):
-            raise ValueError(
-                f"{text[:40]!r} is not a mark: want partition:index or source>destination:sequence"
-            )
-        values = [int(n) for n in numbers]
-        if max(values[0], *values[2:], 0) >= PARTITIONS_MAX:
+        place, _, number = text.strip(" ").partition(":")
+        partitions = [int(partition) for partition in place.split(">")]
+        if max(partitions) >= PARTITIONS_MAX:
             raise ValueError(f"{text[:40]!r}: a partition is below {PARTITIONS_MAX}")
-        marks.append((values[0], values[2], values[1]) if arrow else values[0])
-    if len(marks) > TOKEN_MARKS_MAX:
-        raise ValueError(f"{len(marks)} marks: a token has at most {TOKEN_MARKS_MAX}")
+        marks.append(partitions[0] if len(partitions) == 1 else (partitions[0], partitions[1], int(number)))
     return marks

@@ -165,7 +165,7 @@ class Sessions:
         return Tokens(access, token.text(self._parts.signer), "Bearer", expires_in)
 
     async def signed_in(self, token: RefreshToken) -> SignedIn:
-        await self._parts.service.caught_up("", (partition_of(token.user),))
+        await self._parts.service.caught_up(None, (partition_of(token.user),))
         with self._parts.service.read() as rows:
             user = people.user_view(rows, token.user, token.user, self._renderer.avatar_url)
         tokens = self.tokens(token)
@@ -248,7 +248,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
         )
         home = partition_of(who.user)
         tell(await service.do(home, command))
-        await service.caught_up("", (home,))
+        await service.caught_up(None, (home,))
         return render(await own())
 
     @routes.add(

@@ -120,7 +120,7 @@ def add_media(routes: AdminRoutes, parts: Parts) -> None:
     async def retry_medium(media_id: int) -> Response:
         home = partition_of(media_id)
         tell(await service.do(home, jobs.RetryFailed(media_id), grows=False))
-        await service.caught_up("", (home,))
+        await service.caught_up(None, (home,))
         parts.workshop.wake(media_id)
         return empty()
 
@@ -142,7 +142,7 @@ def add_letters(routes: AdminRoutes, parts: Parts) -> None:
     )  # fmt: skip
     async def letters() -> Response:
         query = parse_query(ListQuery, request.args)
-        after = _letter_id(query.after) if query.after else (-1, 0)
+        after = _after(query.after)
         partitions = [number for number in sorted(replicas.dead_letters()) if number >= after[0]]
         found: list[Letter] = []
         with service.read() as rows:
@@ -261,6 +261,14 @@ def _letter_id(name: str) -> tuple[int, int]:
     if int(partition) > 0xFFFF:
         raise Problem("not_found", f"there is no partition {partition}")
     return int(partition), int(number)
+
+
+def _after(name: str) -> tuple[int, int]:
+    """The place in the list of letters; before the first where there is no name."""
+    try:
+        return _letter_id(name) if name else (-1, 0)
+    except Problem as problem:
+        raise Problem("invalid_field", f"after: {problem.detail}") from None
 
 
 def _number(text: str) -> int:

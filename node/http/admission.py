@@ -59,9 +59,9 @@ class Admission:
         """Whose session it is, once what the client's token names can be read. Raises Problem."""
         service = self._parts.service
         claims = self._claims(route)
-        token = request.headers.get(TOKEN_HEADER, "")
+        token = request.headers.get(TOKEN_HEADER)
         own = () if claims is None else (partition_of(claims.user_id),)
-        if token or own:
+        if token is not None or own:
             try:
                 await service.caught_up(token, own)
             except ValueError as wrong:

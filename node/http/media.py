@@ -120,7 +120,7 @@ class Uploads:
         with workshop.expected(media) as done:
             workshop.wake(media)
             with trio.move_on_after(self._parts.settings.media.photo_wait_s):
-                await self._parts.service.caught_up("", (partition_of(media),))
+                await self._parts.service.caught_up(None, (partition_of(media),))
                 if workshop.attempt_of(media) is not None:
                     await done.wait()
 
@@ -209,12 +209,16 @@ def make_routes(parts: Parts, admission: Admission, shared: Uploads) -> Routes:
         match = _NAME.fullmatch(name)
         if match is None or match[2] not in EXTENSIONS:
             raise Problem("not_found")
+        try:
+            query = parse_query(ViewQuery, request.args)
+        except Problem:
+            raise Problem("not_found") from None
         digest = bytes.fromhex(match[1])
         with service.read() as rows:
             held = blobs.served(rows, digest)
         if held is None or held.type != EXTENSIONS[match[2]]:
             raise Problem("not_found")
-        caching = PUBLIC if held.public else private_caching(parts.signer, name)
+        caching = PUBLIC if held.public else private_caching(parts.signer, name, query)
         file = await open_blob(digest)
         return answer_file(
             request, file, etag=match[1], headers={"Content-Type": held.type, "Cache-Control": caching}
@@ -232,15 +236,14 @@ def make_routes(parts: Parts, admission: Admission, shared: Uploads) -> Routes:
     return routes
 
 
-def private_caching(signer: Signer, name: str) -> str:
+def private_caching(signer: Signer, name: str, query: ViewQuery) -> str:
     """The `Cache-Control` of what only the bearer of the URL may see. Raises Problem not_found, whatever is
     wrong with the signature: without a good one there is nothing here."""
     try:
-        query = parse_query(ViewQuery, request.args)
         viewer, expires = query.viewer or 0, query.expires or 0
         if expires > now_s() + SIGNED_S:
             raise TokenError("no signature of ours lasts so long")
         signer.verify(VIEW, (name, str(viewer)), expires, query.signature or "", now_s())
-    except (TokenError, Problem):
+    except TokenError:
         raise Problem("not_found") from None
     return f"private, max-age={max(0, expires - now_ms() // 1000)}, immutable"

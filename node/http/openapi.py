@@ -25,6 +25,7 @@ import msgspec
 from quart import Blueprint, Response, current_app
 
 from node.http.problems import CODES, MEDIA_TYPE, Problem
+from node.service import TOKEN_PATTERN
 
 STATIC = Path(__file__).parent / "static"
 PAGES = {"docs.html": "text/html; charset=utf-8", "docs.js": "text/javascript", "docs.css": "text/css"}
@@ -238,8 +239,7 @@ def _parameters(
         key = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]*$"}
         parameters.append({"name": "Idempotency-Key", "in": "header", "schema": key})
     if route.asks_who:
-        mark = r"[0-9]{1,4}(>[0-9]{1,4})?:[0-9]{1,20}"
-        token = {"type": "string", "pattern": f"^{mark}(,{mark}){{0,7}}$"}
+        token = {"type": "string", "pattern": f"^{TOKEN_PATTERN}$"}
         parameters.append({"name": "Heliograph-Token", "in": "header", "schema": token})
     return parameters
 

@@ -30,6 +30,7 @@ from node.social.uploads import Promised
 from storage.ids import IdError, parse_id, partition_of
 from storage.rows import Reader
 
+GONE = ("not_found",)  # to a retry, where what the first request made was deleted since
 FORM_OVERHEAD_BYTES = 64 << 10  # of a multipart form beside the photo: fields and headers
 GRID_LIMIT = 30
 FEED_LIMIT = 10
@@ -106,7 +107,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer, uploads:
     @routes.add(
         "POST", "/v1/photos", "Post a photo", upload="multipart/form-data", form=PHOTO_FORM,
         form_required=("photo",), answers={201: Photo}, limit="uploads",
-        problems=("malformed_form", "unknown_field", "invalid_field"), idempotent_by_key=True,
+        problems=("malformed_form", "unknown_field", "invalid_field", *GONE), idempotent_by_key=True,
     )  # fmt: skip
     async def post_photo() -> Response:
         who = signed()
@@ -139,7 +140,8 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer, uploads:
     @routes.add(
         "POST", "/v1/posts", "Promise a photo, or make an album of uploaded media", body=NewPost,
         answers={201: PostView | PromisedPost}, limit="uploads",
-        problems=("invalid_field", "conflict", "too_large", "unsupported_media"), idempotent_by_key=True,
+        problems=("invalid_field", "conflict", "too_large", "unsupported_media", *GONE),
+        idempotent_by_key=True,
     )  # fmt: skip
     async def create_post() -> Response:
         wanted = await read_json(request, NewPost)
@@ -322,7 +324,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer, uploads:
     # --- rendering -------------------------------------------------------------------------------------
     async def shown(post_id: int) -> PostView:
         """One's own post as it is now, after a write."""
-        await service.caught_up("", (partition_of(post_id),))
+        await service.caught_up(None, (partition_of(post_id),))
         with service.read() as rows:
             return view(rows, pages.post_page(rows, post_id, viewer()))
 

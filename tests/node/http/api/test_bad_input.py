@@ -285,6 +285,9 @@ async def test_odd_tokens_of_reads(node):
         ",",
         "1:2,",
         "²:1",
+        "",
+        "00001:2",
+        "1:2 ,3:4",
     )
     for token in (*odd, ",".join(["1:2"] * 9)):
         headers = {"Heliograph-Token": token.encode("utf-8")}

@@ -181,7 +181,9 @@ async def test_a_private_accounts_media_need_the_viewers_signature(node):
         assert problem(await node.http.get(attempt), 404, "not_found")
     await ada.call("PATCH", "/v1/users/me", json={"private": False})
     await node.settled()
-    assert (await node.http.get(post["photo_url"])).status_code == 200
+    for once_signed in (post["photo_url"], url):
+        assert (await node.http.get(once_signed)).status_code == 200
+    problem(await node.http.get(f"{post['photo_url']}?expires=x"), 404, "not_found")
 
 
 async def test_media_are_cached_by_etag_in_ranges_and_by_head(node):
