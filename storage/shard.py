@@ -18,7 +18,8 @@ import msgspec
 LMDB_ENGINE: Final = 0
 MAP_BYTES: Final = 256 << 30  # sparse address space, not disk: what is used is bounded by the quota
 READERS_MAX: Final = 256  # slots of the reader table: threads that read at once
-_DATA: Final = "data.mdb"  # as LMDB names it
+_DATA: Final = "data.mdb"  # as LMDB names them
+_LOCK: Final = "lock.mdb"
 IDLE_READS_MAX: Final = 8  # read transactions that LMDB keeps for reuse
 
 
@@ -37,6 +38,16 @@ def _make(path: Path) -> None:
     new.rename(path / _DATA)
     for name in (path, path.parent):
         _sync(name)
+
+
+def _fill_holes(path: Path) -> None:
+    """Give a file all blocks of its size. LMDB writes to its lock file through a map: where that needs a new
+    block and the disk is full, the process would die of SIGBUS."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
 
 
 def _sync(path: Path) -> None:
@@ -72,6 +83,7 @@ class Shard:
             lib_version=LMDB_ENGINE,
             mode=0o600,
         )
+        _fill_holes(path / _LOCK)
         self._environment.reader_check()  # slots of a process that was killed
         self._rows = self._environment.open_db(None)
         self.commits = 0

@@ -1,8 +1,8 @@
 """What a data directory holds, read as a node reads it at its start, and what must be true of it.
 
 `check_image` wants everything that was acknowledged, and all rows consistent as they are at any moment:
-counts beside their rows in one partition, mailboxes in which no message is lost. `check_at_rest` lets the node's
-messages and work run to their end and wants both ends of every edge to agree.
+counts beside their rows in one partition, mailboxes in which no message is lost. `check_at_rest` lets the
+node's messages and work run to their end and wants both ends of every edge to agree.
 """
 
 import time

@@ -185,6 +185,54 @@ async def test_a_disk_that_cannot_sync_ends_the_node(tmp_path, kind):
         node.kill()
 
 
+async def test_journal_and_shards_without_room_refuse_or_wait(small_disk):
+    """No reserve and no warning: the disk is full to the last byte, so the stores meet it themselves."""
+    flags = ("storage.segment_bytes=1048576", "storage.reserve_bytes=0", "logs.level=info")
+    node = NodeProcess(small_disk / "node", *flags, log=small_disk.with_name("node.log"))
+    crowd = Crowd(4, seed=6)
+    refused = 0
+
+    async def write(person):
+        """Comments until one is refused or hangs: that one is asked again when there is room."""
+        nonlocal refused
+        while True:
+            person.pending = person.comment(None)
+            deed = person.pending
+            with trio.move_on_after(3):
+                answer = await person.ask(deed.method, deed.path, **deed.request)
+                if answer.status_code == 201:
+                    deed.settle(answer)
+                    person.pending = None
+                    continue
+                assert answer.status_code == 507, answer.text
+            refused += 1
+            return
+
+    async def use():
+        await crowd.sign_up()
+        crowd.people[0].pending = crowd.people[0].post(None)
+        await crowd.people[0].carry_on()
+        await trio.to_thread.run_sync(node.settle)
+        fill(small_disk / "ballast")
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for person in crowd.people:
+                    nursery.start_soon(write, person)
+        assert len((await crowd.people[0].get("/v1/users"))["users"]) == 4
+        (small_disk / "ballast").unlink()
+        await trio.to_thread.run_sync(node.settle)  # what waited for room has got it
+        await crowd.carry_on()
+
+    try:
+        await crowd.connected(node.url, use)
+        assert refused == 4
+        assert (await trio.to_thread.run_sync(node.settle))["dead_letters"] == 0
+        await crowd.connected(node.url, lambda: crowd.check(every=True))
+        assert node.process.poll() is None
+    finally:
+        node.kill()
+
+
 def test_a_commit_without_room_is_made_once_there_is_some(small_disk):
     rows = {b"%08d" % number: bytes(1000) for number in range(4000)}
     with closing(Shard(small_disk / "shard", map_bytes=1 << 30)) as shard:
@@ -206,7 +254,7 @@ def test_a_commit_without_room_is_made_once_there_is_some(small_disk):
 def test_a_node_without_room_to_start_says_so(small_disk):
     (small_disk / "node").mkdir()
     fill(small_disk / "ballast", leave=64 << 10)
-    with pytest.raises(NodeEnded, match="No space left|no room"):
+    with pytest.raises(NodeEnded, match=r"No space left|no room"):
         NodeProcess(small_disk / "node", *FLAGS, log=small_disk.with_name("node.log"))
     (small_disk / "ballast").unlink()
     NodeProcess(small_disk / "node", *FLAGS, log=small_disk.with_name("node.log")).kill()
