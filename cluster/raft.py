@@ -204,11 +204,17 @@ class Raft(Elections):
             self.wake()  # who asks may lack something; a leader that asks leads no more
         if message.term != self.group.term and not self._settle_term(sender, message):
             return
-        if self.quiet and not isinstance(message, PreVote | Heartbeat):  # these two decide for themselves
+        if self.quiet and self._wakes(sender, message):
             self.wake()
         if kind in FROM_LEADER and (self.group.leader != sender or self.role is not Role.FOLLOWER):
             self._meet_leader(sender)
         self._steps[kind](sender, message)
+
+    def _wakes(self, sender: bytes, message: Message) -> bool:
+        """Heartbeats and questions decide for themselves; late answers of those who have all say nothing."""
+        if isinstance(message, Heard | Appended) and self.leadership is not None:
+            return sender in self.leadership.left_behind()
+        return not isinstance(message, PreVote | Heartbeat)
 
     def _on_append(self, sender: bytes, message: Append) -> None:
         self._elapsed = 0

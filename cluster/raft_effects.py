@@ -9,8 +9,8 @@ The shell's duties, in one place:
   Ready are synced and before `synced(number)` is called.
 - `Ready.committed` is applied in order, each entry once; `Raft.applied(index)` says how far. No-ops and
   configurations are among them; the last configuration applied is kept with the state.
-- `Ready.needs` are answered by `Raft.supply`, or by a stream of state that ends with an `Install`, and whose end
-  is told by `Raft.snapshot_sent` or `Raft.snapshot_failed`.
+- `Ready.needs` are answered by `Raft.supply`, or by a stream of state that ends with an `Install`; how that
+  ended is told by `Raft.snapshot_sent` or `Raft.snapshot_failed`.
 """
 
 from typing import Final, NamedTuple

@@ -198,7 +198,7 @@ class Elections:
         next leader, may be a member by entries that this node lacks."""
         if self.leadership is None or sender in self.leadership.progress:
             return False
-        return not isinstance(message, FROM_LEADER + (Vote, PreVote, TimeoutNow))
+        return not isinstance(message, (*FROM_LEADER, Vote, PreVote, TimeoutNow))
 
     def _on_pre_vote(self, sender: bytes, message: PreVote) -> None:
         group = self.group

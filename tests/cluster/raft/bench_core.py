@@ -75,4 +75,6 @@ if __name__ == "__main__":
     cluster = Cluster()
     for spread in (1, 8, 64):
         leader, all_three = cluster.measure(spread)
-        print(f"{BATCH} entries over {spread:2} groups: leader {leader:5.2f} µs, all three {all_three:5.2f} µs an entry")
+        print(
+            f"{BATCH} entries over {spread:2} groups: leader {leader:5.2f} µs, all three {all_three:5.2f} µs an entry"
+        )

@@ -36,7 +36,9 @@ class CountsLearners(Leadership):
     def counted(self):
         configuration = self._group.configuration
         own = self.own_match()
-        matches = [self.progress[node].match if node in self.progress else own for node in configuration.members]
+        matches = [
+            self.progress[node].match if node in self.progress else own for node in configuration.members
+        ]
         return sorted(matches, reverse=True)[configuration.quorum - 1]
 
 

@@ -415,7 +415,9 @@ class World:
         for member in leader.core.configuration.members:
             replica = self.replicas[member]
             if len(replica.state) < leader.core.group.log.last:
-                return f"{name(member)} has applied {len(replica.state)} of {leader.core.group.log.last} entries"
+                return (
+                    f"{name(member)} has applied {len(replica.state)} of {leader.core.group.log.last} entries"
+                )
         return None
 
 
