@@ -7,8 +7,7 @@ to those who follow the change streams. On a lone node each group has one voter,
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -31,7 +30,7 @@ from cluster.writers import (
     load_partitions,
 )
 from storage.journal import Entry, HardState, Journal, JournalStatistics, Truncation
-from storage.shard import Frozen, Shard, ShardStatistics, Snapshot, snapshot
+from storage.shard import Frozen, Shard, ShardStatistics, Snapshot
 
 PROPOSALS_MAX: Final = 8192  # commands under way at once; more are refused, not queued
 TRIM_EVERY_S: Final = 0.5
@@ -163,11 +162,9 @@ class Replicas:
         self._journal_writer.propose(proposal)
 
     # --- reads -----------------------------------------------------------------------------------------
-    @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
-        """All partitions as last committed; for one synchronous block."""
-        with snapshot(self._shards) as view:
-            yield view
+    def snapshot(self) -> Snapshot:
+        """All partitions as last committed; for one synchronous block (`with`)."""
+        return Snapshot(self._shards)
 
     async def visible(self, *partitions: int) -> None:
         """Return when all that was answered in these partitions can be read by a new snapshot."""

@@ -5,8 +5,7 @@ nearest replicas. On a lone node both are this process.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -96,8 +95,7 @@ class Router:
         """Return when all that was answered in these partitions can be read."""
         await self.replicas.visible(*partitions)
 
-    @contextmanager
-    def read(self) -> Iterator[Snapshot]:
-        """The rows of all partitions as last committed; for one synchronous block, never across an await."""
-        with self.replicas.snapshot() as rows:
-            yield rows
+    def read(self) -> Snapshot:
+        """The rows of all partitions as last committed; for one synchronous block (`with`), never across an
+        await."""
+        return self.replicas.snapshot()

@@ -26,7 +26,7 @@ from storage.directory import DataDirectory, DirectoryDamaged
 from storage.keys import partition_range
 from storage.records import RecordDamaged, RecordTooNew
 from storage.segments import CHECKPOINT, ENTRY, Header, JournalDamaged, Row, Scan, mark_after, read_header
-from storage.shard import Shard, Snapshot, snapshot
+from storage.shard import Shard, Snapshot
 
 DAMAGE_NAMED_MAX: Final = 1000  # findings in a report; more are counted only
 
@@ -103,7 +103,7 @@ def _report(this: _Check) -> Report:
 
 def _stores(this: _Check, shards: Sequence[Shard]) -> None:
     partitions = [*range(this.directory.identity.partition_count), META_PARTITION]
-    with snapshot(shards) as rows:
+    with Snapshot(shards) as rows:
         this.add(_guarded("shards", _rows(this, rows, shards, partitions)))
         applied = _applied(this, rows, shards, partitions)
         this.add(_guarded("journal", _journal(this, applied)))

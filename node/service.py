@@ -5,8 +5,7 @@ from an `Idempotency-Key`, and knows what a client must be told to find its own 
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeVar, overload
 
 import msgspec
@@ -134,11 +133,9 @@ class Service:
         decoded: Any = msgspec.msgpack.decode(executed.result, type=kind)
         return Done(decoded, executed.partition, executed.index, under_way)
 
-    @contextmanager
-    def read(self) -> Iterator[Snapshot]:
-        """The rows as last committed, for one synchronous block."""
-        with self.router.read() as rows:
-            yield rows
+    def read(self) -> Snapshot:
+        """The rows as last committed, for one synchronous block (`with`)."""
+        return self.router.read()
 
     def require_room(self) -> None:
         """Before bytes are taken that would have to be stored. Raises StorageFull."""

@@ -237,7 +237,8 @@ class Snapshot:
     """A Reader over all shards of a node: the key's partition says which.
 
     The number of shards is a power of two, so that the low byte of the partition decides. Each shard's view
-    is one commit; the shards' commits are independent, as partitions are.
+    is one commit; the shards' commits are independent, as partitions are. A context manager for one
+    synchronous block: no await may come between.
     """
 
     __slots__ = ("_mask", "_reads", "_shards")
@@ -246,6 +247,12 @@ class Snapshot:
         self._shards = shards
         self._mask = len(shards) - 1
         self._reads: list[_Read | None] = [None] * len(shards)
+
+    def __enter__(self) -> "Snapshot":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _read(self, key: bytes) -> _Read:
         number = key[1] & self._mask
@@ -276,13 +283,3 @@ class Snapshot:
             if read is not None:
                 read.close()
         self._reads = [None] * len(self._shards)
-
-
-@contextmanager
-def snapshot(shards: Sequence[Shard]) -> Iterator[Snapshot]:
-    """For one synchronous block: no await may come between."""
-    view = Snapshot(shards)
-    try:
-        yield view
-    finally:
-        view.close()

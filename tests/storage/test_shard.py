@@ -10,7 +10,7 @@ import pytest
 
 from storage.keys import partition_range
 from storage.memory import MemoryRows
-from storage.shard import Shard, snapshot
+from storage.shard import Shard, Snapshot
 
 MAP_BYTES = 64 << 20
 ROWS = {bytes([0, 5, 0x20, number]): bytes([number]) * 3 for number in range(0, 100, 2)}
@@ -254,7 +254,7 @@ def test_a_snapshot_finds_every_partition_in_its_shard(tmp_path, count):
     keys = {number: number.to_bytes(2, "big") + b"\x20k" for number in partitions}
     for number, key in keys.items():
         write(shards[number % count], {key: str(number).encode()})
-    with snapshot(shards) as rows:
+    with Snapshot(shards) as rows:
         for number, key in keys.items():
             assert rows.get(key) == str(number).encode()
             for reverse in (False, True):
@@ -269,10 +269,10 @@ def test_a_snapshot_finds_every_partition_in_its_shard(tmp_path, count):
 
 def test_a_closed_snapshot_holds_no_reader(shard):
     for _ in range(1000):  # far more than there are slots of the reader table
-        with snapshot([shard]) as rows:
+        with Snapshot([shard]) as rows:
             rows.get(b"\0x")
     for _ in range(10):
-        with snapshot([shard]) as rows:
+        with Snapshot([shard]) as rows:
             assert rows.get_many([b"\0x"]) == {}
             write(shard, {b"y": os.urandom(4)})
     assert shard.statistics().used_bytes < 1 << 20
