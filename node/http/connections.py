@@ -21,7 +21,7 @@ from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Response
 from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
+from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
 from hypercorn.trio.task_group import TaskGroup, _handle
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
@@ -94,6 +94,10 @@ class AppTasks(TaskGroup):
         return put
 
 
+class TwoLengths(Exception):
+    """A request says both how long its body is and that it comes in chunks: the client's fault."""
+
+
 class Http1(H11Protocol):
     """HTTP/1.1 that says when it will close, sends head and body in one piece, and explains its own
     refusals."""
@@ -110,6 +114,26 @@ class Http1(H11Protocol):
                     headers=[*event.headers, (b"connection", b"close")],
                 )
         await super().stream_send(event)
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Where a proxy before us could read the bytes in another way than we do, we read nothing.
+
+        A body with two lengths ends at different places for different readers (RFC 9112 §6.3). The upgrade to
+        HTTP/2 without TLS, which RFC 9113 has retired, is not taken: what follows it would pass a proxy that
+        forwards it unread. Prior knowledge still speaks HTTP/2.
+        """
+        names = {name for name, _ in event.headers}
+        if b"content-length" in names and b"transfer-encoding" in names:
+            raise TwoLengths
+        if b"upgrade" not in names:
+            await super()._check_protocol(event)
+
+    async def _handle_events(self) -> None:
+        try:
+            await super()._handle_events()
+        except TwoLengths:
+            await self._send_error_response(400)
+            await self.send(Closed())
 
     async def _send_h11_event(self, event: Any) -> None:
         # As in the superclass, but a response head waits for what follows it: one packet instead of two.
@@ -189,15 +213,7 @@ class Protocol(ProtocolWrapper):
         except H2ProtocolAssumedError as error:
             protocol = self.protocol = self._make(Http2)
             await protocol.initiate()
-            rest = error.data
-        except H2CProtocolRequiredError as error:
-            protocol = self.protocol = self._make(Http2)
-            await protocol.initiate(error.headers, error.settings)  # type: ignore[call-arg]
-            rest = error.data
-        else:
-            return
-        if rest:
-            await protocol.handle(RawData(data=rest))
+            await protocol.handle(RawData(data=error.data))
 
 
 class Connection:
