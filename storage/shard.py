@@ -5,6 +5,7 @@ from there. Reads may come from any thread, each through transactions of its own
 synchronous block: a read transaction kept across an await would let the file grow without end.
 """
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ MAP_BYTES: Final = 256 << 30  # sparse address space, not disk: what is used is 
 READERS_MAX: Final = 256  # slots of the reader table: threads that read at once
 _DATA: Final = "data.mdb"  # as LMDB names them
 _LOCK: Final = "lock.mdb"
+CUT_SHORT_BYTES: Final = 1 << 20  # with less free, a commit that met EIO was cut short
 IDLE_READS_MAX: Final = 8  # read transactions that LMDB keeps for reuse
 
 
@@ -38,6 +40,16 @@ def _make(path: Path) -> None:
     new.rename(path / _DATA)
     for name in (path, path.parent):
         _sync(name)
+
+
+def _cut_short(wrong: lmdb.Error, path: Path) -> bool:
+    """Whether an I/O error was a write that the full disk took in part: LMDB calls both EIO.
+
+    A failed sync on a disk that happens to be full passes for one too. That is safe: `again` writes every
+    page of the transaction anew, and those before it were synced by commits of their own.
+    """
+    disk = os.statvfs(path)
+    return str(wrong).endswith(os.strerror(errno.EIO)) and disk.f_bavail * disk.f_frsize < CUT_SHORT_BYTES
 
 
 def _fill_holes(path: Path) -> None:
@@ -156,8 +168,10 @@ class WriteTransaction:
         """Raises ShardFull where the disk has no room; lmdb.Error for what nobody can go on after."""
         try:
             self._transaction.commit()
-        except lmdb.DiskError as wrong:  # ENOSPC
-            raise ShardFull(f"{self._shard.path}: {wrong}") from wrong
+        except lmdb.Error as wrong:
+            if isinstance(wrong, lmdb.DiskError) or _cut_short(wrong, self._shard.path):
+                raise ShardFull(f"{self._shard.path}: {wrong}") from wrong
+            raise
         self._shard.commits += 1
 
     def again(self) -> "WriteTransaction":

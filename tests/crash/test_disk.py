@@ -7,6 +7,7 @@ and loudly, and acknowledges nothing more.
 
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import closing
 
@@ -16,7 +17,7 @@ import trio
 
 from storage.shard import Shard, ShardFull
 from tests.crash.crowd import Crowd, photograph
-from tests.crash.process import NodeEnded, NodeProcess
+from tests.crash.process import ROOT, NodeEnded, NodeProcess
 
 pytestmark = pytest.mark.crash
 
@@ -231,6 +232,29 @@ async def test_journal_and_shards_without_room_refuse_or_wait(small_disk):
         assert node.process.poll() is None
     finally:
         node.kill()
+
+
+READERS_ON_A_FULL_DISK = """
+import sys, threading
+from pathlib import Path
+from storage.shard import Shard
+from tests.crash.test_disk import fill
+disk = Path(sys.argv[1])
+shard = Shard(disk / "shard", map_bytes=1 << 30)
+fill(disk / "ballast")
+all_read = threading.Barrier(200)
+def read():
+    rows = shard.read()  # each thread takes a slot of its own in the lock file
+    all_read.wait()
+    rows.close()
+threads = [threading.Thread(target=read) for _ in range(200)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_readers_on_a_full_disk_do_not_kill_the_process(small_disk):
+    subprocess.run([sys.executable, "-c", READERS_ON_A_FULL_DISK, small_disk], check=True, cwd=ROOT)
 
 
 def test_a_commit_without_room_is_made_once_there_is_some(small_disk):
