@@ -1,11 +1,12 @@
 """The quiet groups of a node: one heartbeat to each other node stands for all of them.
 
-A node keeps, for each other node, which groups are quiet between the two: led here with that node as a level
-follower, or led there with this one. Both sides sum the same pairs (group, term) into a digest, so a heartbeat
-of three numbers says "all that you think I lead quietly, I do", and costs nothing per group. Where the sums
-differ twice in a row (once is a message still under way), or the other node was started anew, or falls silent,
-the groups that are quiet under it wake and find out one by one. This decides nothing else: see `cluster.raft`
-on why that is safe. The byte form of a heartbeat is the msgpack array `[boot, groups, digest]`.
+A node keeps, for each other node, which groups are quiet between the two: led here with that node as a
+level follower, or led there with this one. Both sides sum the same pairs (group, term) into a digest, so
+that a heartbeat of three numbers says "all that you think I lead quietly, I do", and costs nothing per
+group. Where the sums differ twice in a row (once is a message under way), or the other node was started
+anew, or falls silent, the groups that are quiet under it wake and find out one by one. This decides nothing
+else: see `cluster.raft` on why that is safe. The byte form of a heartbeat is the msgpack array `[boot,
+groups, digest]`.
 """
 
 from collections.abc import Iterable

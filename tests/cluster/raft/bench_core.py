@@ -2,8 +2,8 @@
 
     python -m tests.cluster.raft.bench_core
 
-Prints µs of Python for an entry on the leader's node alone, and on all three nodes together, for batches of 64
-that fall on 1, 8 and 64 groups.
+Prints µs of Python for an entry on the leader's node alone, and on all three nodes together, for batches of
+64 that fall on 1, 8 and 64 groups.
 """
 
 from random import Random
@@ -76,5 +76,5 @@ if __name__ == "__main__":
     for spread in (1, 8, 64):
         leader, all_three = cluster.measure(spread)
         print(
-            f"{BATCH} entries over {spread:2} groups: leader {leader:5.2f} µs, all three {all_three:5.2f} µs an entry"
+            f"{BATCH} entries over {spread:2} groups, each: leader {leader:5.2f} µs, all {all_three:5.2f} µs"
         )

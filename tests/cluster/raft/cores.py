@@ -1,7 +1,7 @@
 """Raft cores with a disk each: the shell's duties at their smallest, for stories, rules and simulation.
 
-A `Replica` has a core, a disk that holds what was synced, and writes under way. A crash forgets the core and the
-writes that were not synced, or keeps the first records of them. The state machine is the list of entries.
+A `Replica` has a core, a disk that holds what was synced, and writes under way. A crash forgets the core and
+the writes that were not synced, or keeps the first records of them. The state machine is the list of entries.
 """
 
 from collections import deque

@@ -3,7 +3,7 @@
 from cluster.raft import Raft
 from cluster.raft_leader import Leadership
 from cluster.raft_log import Log
-from cluster.raft_messages import Append, Heartbeat, Install, Vote, VoteAnswer
+from cluster.raft_messages import Append, Heartbeat, Install, VoteAnswer
 from cluster.raft_roles import Role
 
 PLANTED = {}
@@ -132,15 +132,6 @@ class VotesBeforeItIsSynced(Raft):
     def _on_vote(self, sender, message):
         super()._on_vote(sender, message)
         self.group.messages.append(self.group.after_sync.pop())
-
-
-@planted
-class CandidateCountsOnAnUnsyncedVote(Raft):
-    def _elect(self, event):
-        before = len(self.group.after_sync)
-        super()._elect(event)
-        asked = [one for one in self.group.after_sync[before:] if isinstance(one[1], Vote)]
-        self.group.messages += asked
 
 
 @with_log

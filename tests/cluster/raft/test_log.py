@@ -1,4 +1,4 @@
-"""The log's marks and window against a plain list, and what a sync of replaced entries counts for: nothing."""
+"""The log's marks and window against a plain list, and what a sync of replaced entries is worth."""
 
 import pytest
 from hypothesis import given

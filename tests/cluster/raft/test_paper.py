@@ -316,7 +316,7 @@ def test_leaders_count_themselves_only_up_to_what_they_have_synced():
 def test_leaders_never_delete_or_overwrite_their_own_entries():
     hamlet = Hamlet(1, 2, 3)
     hamlet.elect(1)
-    with pytest.raises(AssertionError, match="two lead|leader meets"):
+    with pytest.raises(AssertionError, match="two lead"):
         hamlet.step(1, 2, Append(G, 1, 0, 0, 0, 1, [b"theirs"]))
     assert hamlet.entries(1) == [(1, b"")]
 
