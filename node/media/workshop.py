@@ -38,6 +38,7 @@ log = get_logger("media")
 CLAIM_MS: Final = 5 * 60 * 1000  # longer than any job may run; a claim that runs out costs a try
 JOBS_LOOKED_AT_MAX: Final = 16  # per partition and look
 RELEASE_WITHIN_S: Final = 2.0  # at the node's end, for giving claims back
+LOOK_AGAIN_MS: Final = 1000  # at a partition whose due jobs all run already
 POSTPONED_MS: Final = 1000  # until a job that could not begin is looked at again
 JOB_BYTES: Final = 4 << 20  # with less free disk than this, a worker's death is taken for want of room
 MIME: Final = {"webp": "image/webp", "jpeg": "image/jpeg"}
@@ -116,7 +117,7 @@ class Workshop:
         async with trio.open_nursery() as nursery:
             while True:
                 self._woken = trio.Event()
-                for due in self._take_due():
+                for due in self._take_due(await self._looked_at()):
                     self._running.add(due.media)
                     nursery.start_soon(self._carry_out, due)
                 next_ms = min(self._due.values(), default=None)
@@ -139,20 +140,29 @@ class Workshop:
                 await self._tell(due.media, jobs.ReleaseClaim(due.media, due.job.attempt))
                 self.wake(due.media)
 
-    def _take_due(self) -> list[DueJob]:
+    async def _looked_at(self) -> list[int]:
+        """The partitions whose turn it is, once the rows show what woke us: under load a command is answered
+        before its commit. Whoever wakes one from here on has it looked at again."""
+        now = now_ms()
+        turn = [partition for partition, at in self._due.items() if at <= now]
+        for partition in turn:
+            del self._due[partition]
+        await self._service.router.visible(*turn)
+        return turn
+
+    def _take_due(self, partitions: list[int]) -> list[DueJob]:
         """Jobs to begin now; partitions without any are not looked at until they are woken or due."""
         now = now_ms()
         found: list[DueJob] = []
         with self._service.read() as rows:
-            for partition in [p for p, at in self._due.items() if at <= now]:
+            for partition in partitions:
                 due = jobs.jobs_due(rows, partition, now, JOBS_LOOKED_AT_MAX)
                 found += [job for job in due if job.media not in self._running]
                 next_ms = jobs.next_due_ms(rows, partition)
-                if next_ms is None:
-                    del self._due[partition]
-                else:
+                if next_ms is not None:
                     # What is due but running ends with a `wake`; look again no sooner than in a second.
-                    self._due[partition] = max(next_ms, now + 1000)
+                    again = max(next_ms, now + LOOK_AGAIN_MS)
+                    self._due[partition] = min(again, self._due.get(partition, again))
         return found
 
     # --- one job ---------------------------------------------------------------------------------------
