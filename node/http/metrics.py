@@ -50,10 +50,11 @@ class Metrics:
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one request. `route` is its pattern, or `none` where none fitted."""
-        key = (route, method, status // 100)
+        # A client may invent methods; they are one.
+        key = (route, method if method in METHODS else "other", status // 100)
         child = self._children.get(key)
         if child is None:
-            child = self._children[key] = self._child(route, method, f"{status // 100}xx")
+            child = self._children[key] = self._child(route, key[1], f"{status // 100}xx")
         child[0]()
         child[1](seconds)
 
@@ -80,8 +81,6 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _child(self, route: str, method: str, status: str) -> Totals:
-        # A client may invent methods; they are one.
-        method = method if method in METHODS else "other"
         return (
             self._requests.labels(route, method, status).inc,
             self._seconds.labels(route, status).observe,
