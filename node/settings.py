@@ -111,7 +111,6 @@ class Media(Struct, frozen=True, forbid_unknown_fields=True):
     """Photographs: what is taken and what decoding one may cost."""
 
     photo_bytes_max: Annotated[Bytes, _note("bytes of one uploaded photo")] = 8 * MIB
-    megapixels_max: Annotated[Count, _note("megapixels (millions) of one photo")] = 50
     workers: Annotated[int, _note("decoding processes; 0: one per processor", ge=0, le=256)] = 0
     job_memory_bytes: Annotated[int, _note("address space of one worker process, in bytes", ge=256 * MIB)] = (
         3 * GIB // 2
@@ -123,7 +122,6 @@ class Media(Struct, frozen=True, forbid_unknown_fields=True):
     job_attempts_max: Annotated[int, _note("tries of a job before it becomes a dead letter", ge=1, le=20)] = 3
     job_backoff_s: Annotated[Seconds, _note("seconds before a job's second try; doubles with each")] = 10.0
     upload_expiry_s: Annotated[Seconds, _note("seconds an upload URL is good for")] = 900.0
-    signed_url_s: Annotated[Seconds, _note("seconds a signed URL of private media is good for")] = 3600.0
     photo_wait_s: Annotated[Seconds, _note("seconds POST /v1/photos waits for the variants")] = 1.5
 
 

@@ -1,5 +1,8 @@
 """Settings: where a value comes from, and what is said of one that cannot be used."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from node import settings
@@ -16,6 +19,16 @@ def test_everything_has_a_default_and_a_meaning():
         unit = row.key.rpartition("_")[2]
         if unit in ("s", "bytes", "ms"):
             assert any(word in row.meaning for word in ("second", "byte", "address space")), row
+
+
+def test_every_setting_is_read_by_somebody():
+    readers = [file for file in Path(settings.__file__).parent.rglob("*.py") if file.name != "settings.py"]
+    words = set(re.findall(r"\w+", "\n".join(file.read_text() for file in readers)))
+    names = {row.key.partition(".")[2] for row in settings.describe(load(environment={}))}
+    # Limits are looked up by name: reads_count and reads_window_s for the limit `reads`.
+    looked_up = re.compile("(sign_up|sign_in|writes|uploads|reads)_(count|window_s)")
+    unread = {name for name in names if name not in words and not looked_up.fullmatch(name)}
+    assert not unread
 
 
 def test_flag_beats_environment_beats_file_beats_default(tmp_path):
