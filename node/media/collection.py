@@ -56,6 +56,7 @@ class Collector:
         while True:
             for partition in partitions:
                 await self.round(partition)
+                await trio.lowlevel.checkpoint()  # nothing due, nothing awaited: requests go first
             self._rounds += 1
             before = now_ms() / 1000 - STAGING_KEPT_S
             await trio.to_thread.run_sync(partial(self._files.sweep_staging, before=before))
