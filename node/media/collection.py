@@ -2,11 +2,13 @@
 
 Every round asks the rows first and proposes commands only where there is something to do, so an idle node
 writes nothing. What may go is decided by the state machine when the command is applied, never here; a file
-is unlinked only after its blob's `Collect`, and only if it is older than that.
+is unlinked only after its blob's `Collect`, and only if it is older than that. A node that ended between the
+two has a file without a row: once after each start all files are looked at.
 """
 
 from collections.abc import Iterable
 from functools import partial
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -25,6 +27,8 @@ log = get_logger("media")
 ROUND_EVERY_S: Final = 60.0  # upload promises are short-lived; the rest is looked at as often for nothing
 ROUNDS_PER_PARTITION_MAX: Final = 50  # commands in one round: the rest waits for the next
 STAGING_KEPT_S: Final = 24 * 3600.0
+FILES_AT_ONCE: Final = 500  # looked at for strays between two pauses
+FILES_PAUSE_S: Final = 0.05  # nobody waits for them: a million take two minutes
 
 
 class CollectorStatistics(msgspec.Struct, frozen=True):
@@ -53,6 +57,7 @@ class Collector:
     async def run(self, partitions: Iterable[int]) -> None:
         """Until cancelled."""
         partitions = tuple(partitions)
+        await self.collect_strays()
         while True:
             for partition in partitions:
                 await self.round(partition)
@@ -61,6 +66,18 @@ class Collector:
             before = now_ms() / 1000 - STAGING_KEPT_S
             await trio.to_thread.run_sync(partial(self._files.sweep_staging, before=before))
             await trio.sleep(ROUND_EVERY_S)
+
+    async def collect_strays(self) -> None:
+        """Take away files that no row knows. A blob that came meanwhile has a row, and its `Collect` is
+        refused."""
+        files = self._files.iterate()
+        while batch := await trio.to_thread.run_sync(lambda: list(islice(files, FILES_AT_ONCE))):
+            with self._service.read() as rows:
+                strays = [file.digest for file in batch if not blobs.is_known(rows, file.digest)]
+            for digest in strays:
+                log.warning("blob_without_a_row", blob=digest.hex())
+                await self._carry_out(blobs.blob_partition(digest), blobs.Collect(digest))
+            await trio.sleep(FILES_PAUSE_S)
 
     async def round(self, partition: int) -> None:
         """Everything that is due in one partition, bounded."""

@@ -252,6 +252,11 @@ def served(rows: Reader, blob_hash: bytes) -> Blob | None:
     return blob if blob is not None and blob.references else None
 
 
+def is_known(rows: Reader, blob_hash: bytes) -> bool:
+    """Whether the blob has a row: something refers to it, reserves it, or did within the last day."""
+    return BLOBS.has(rows, BlobKey(blob_partition(blob_hash), blob_hash))
+
+
 def collectable(rows: Reader, partition: int, now: int, most: int = SWEPT_AT_ONCE_MAX) -> list[bytes]:
     """Hashes of blobs that `Collect` would take now, longest idle first."""
     found: list[bytes] = []
