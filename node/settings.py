@@ -88,7 +88,9 @@ class Admin(Struct, frozen=True, forbid_unknown_fields=True):
 class Storage(Struct, frozen=True, forbid_unknown_fields=True):
     """The data directory."""
 
-    shards: Annotated[int, _note("LMDB environments; fixed when the data directory is made", ge=1, le=64)] = 2
+    shards: Annotated[
+        int, _note("LMDB environments, a power of two; fixed when the data directory is made", ge=1, le=64)
+    ] = 2
     map_bytes: Annotated[
         int, _note("bytes of address space per shard: a sparse upper bound, not an allocation", ge=16 * MIB)
     ] = 64 * GIB
@@ -131,6 +133,9 @@ class Feed(Struct, frozen=True, forbid_unknown_fields=True):
     cache_bytes: Annotated[int, _note("bytes of memory for merged feeds; 0 turns the cache off", ge=0)] = (
         64 * MIB
     )
+    rows_bytes: Annotated[
+        int, _note("bytes of memory for rows that feed pages read again and again; 0: none are kept", ge=0)
+    ] = 48 * MIB
     pull_above: Annotated[
         Count, _note("cached followers above which an author is merged at read instead of pushed")
     ] = 1000
@@ -344,6 +349,10 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError(
             f"http.{given} (from {source}) is set without http.{lacking}; TLS needs both files"
         )
+    shards = settings.storage.shards
+    if shards & (shards - 1):
+        source = settings.sources.get("storage.shards", "default")
+        raise SettingsError(f"storage.shards: {shards} (from {source}) is no power of two like 2, 4 or 8")
     _check_networks(settings)
 
 

@@ -67,6 +67,7 @@ def test_lists_are_written_with_commas_or_in_toml(tmp_path):
         ("nonsense", ["SECTION.KEY=VALUE"]),
         ("logs.format=xml", ["logs.format", "xml", "json"]),
         ("storage.shards=0", ["storage.shards", ">= 1"]),
+        ("storage.shards=3", ["storage.shards", "3", "--set", "power of two"]),
         ("http.tls_cert=/a.pem", ["http.tls_cert", "http.tls_key"]),
         ("http.trusted_proxies=nobody", ["trusted_proxies", "nobody", "10.0.0.0/8"]),
         ("limits.reads_count=-5", ["limits.reads_count", "-5"]),
