@@ -67,7 +67,10 @@ class _Pages:
 
     def __init__(self, replicas: Replicas, users: list[int]) -> None:
         self._replicas = replicas
-        self._feeds = Feeds(Feed(cache_bytes=0), Renderer(partial(sign_view, Signer(SECRET))), shards=2)
+        settings = Feed(cache_bytes=0)
+        renderer = Renderer(partial(sign_view, Signer(SECRET)))
+        self._feeds = Feeds(settings, renderer, shards=2, rows_bytes=settings.rows_bytes)
+        replicas.on_rows(self._feeds.hot.changed)
         self._readers = random.Random(SEED).sample(users, min(READERS, len(users)))
 
     def __call__(self) -> float:

@@ -83,7 +83,9 @@ class _Pages:
         self._pages = pages
         self._at = 0
         renderer = Renderer(partial(sign_view, Signer(bytes(SECRET_BYTES))))
-        self._feeds = Feeds(Feed(cache_bytes=cache_bytes), renderer, shards=2)
+        settings = Feed(cache_bytes=cache_bytes)
+        self._feeds = Feeds(settings, renderer, shards=2, rows_bytes=settings.rows_bytes)
+        replicas.on_rows(self._feeds.hot.changed)
         for reader in 2 * readers:  # the second page of a reader is kept
             self._ask(reader)
         self._before = self._feeds.statistics()

@@ -7,7 +7,7 @@ to those who follow the change streams. On a lone node each group has one voter,
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -111,6 +111,7 @@ class Replicas:
         self._trim_wanted = trio.Event()
         self._hurry = trio.Event()
         self._listeners: list[Callable[[list[Published]], None]] = []
+        self._followers_of_rows: list[Callable[[Iterable[bytes]], None]] = []
 
     # --- commands --------------------------------------------------------------------------------------
     async def propose(self, partition: int, command: Command) -> Applied:
@@ -228,6 +229,11 @@ class Replicas:
         """Call `listener` with what the change streams got, after its commit and in its order."""
         self._listeners.append(listener)
 
+    def on_rows(self, listener: Callable[[Iterable[bytes]], None]) -> None:
+        """Call `listener` with the keys of rows that a commit wrote, in pieces, before anybody whom the
+        commit answers goes on and before `on_changes`: for caches of rows."""
+        self._followers_of_rows.append(listener)
+
     # --- the life of it --------------------------------------------------------------------------------
     def recover(self) -> int:
         """Apply what the journal has beyond the shards' commits; entries read. Blocking: before `run`."""
@@ -297,6 +303,9 @@ class Replicas:
         self._wake_resting()
 
     def _arrived(self, outbound: Outbound) -> None:
+        for keys in outbound.written:
+            for follower in self._followers_of_rows:
+                follower(keys)
         for proposal, applied in outbound.applied:
             self._under_way -= 1
             if applied.sent:

@@ -8,7 +8,7 @@ whoever was answered sees the write in the next read of any kind.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from queue import Empty, SimpleQueue
 from threading import Event
 from typing import Final
@@ -63,6 +63,7 @@ class Outbound(msgspec.Struct):
     applied: list[tuple[Proposal, Applied]]
     changes: list[Published]
     committed: bool  # all that was answered so far can be read now
+    written: Sequence[Iterable[bytes]] = ()  # keys of the rows that a commit wrote
 
 
 Post = Callable[[Outbound], None]
@@ -207,11 +208,13 @@ class ShardWriter:
         return applied
 
     def _commit(self, applied: Iterable[tuple[Proposal, Applied]] = ()) -> None:
+        written: Sequence[Iterable[bytes]] = ()
         if self._overlay is not None and self._transaction is not None:
             started = time.monotonic()
             for replica in self._dirty.values():
                 replica.store_head(self._overlay)
             self._overlay.flush()
+            written = self._overlay.written
             transaction, self._transaction, self._overlay = self._transaction, None, None
             self._commit_when_there_is_room(transaction)
             for number, replica in self._dirty.items():
@@ -220,7 +223,7 @@ class ShardWriter:
             self.commits += 1
             self.commit_seconds += time.monotonic() - started
         changes, self._changes = self._changes, []
-        self._post(Outbound(self.number, list(applied), changes, True))
+        self._post(Outbound(self.number, list(applied), changes, True, written))
 
     def _commit_when_there_is_room(self, transaction: WriteTransaction) -> None:
         """What was applied is in the journal and cannot be refused any more: it waits."""

@@ -186,7 +186,10 @@ def _make_parts(
     intake = Intake(service, blobs)
     signer = Signer(derive(secret, "urls"))
     renderer = Renderer(partial(sign_view, signer), settings.http.public_url)
-    feeds = Feeds(settings.feed, renderer, shards=identity.shard_count)
+    feeds = Feeds(
+        settings.feed, renderer, shards=identity.shard_count, rows_bytes=settings.feed.rows_bytes
+    )
+    replicas.on_rows(feeds.hot.changed)
     replicas.on_changes(lambda changes: feeds.changed(changes, now_ms()))
     worker = f"{identity.node_id}/{directory.boots}"
     return Parts(

@@ -4,7 +4,7 @@
 a key type to its record type, so code above speaks of keys and records and never of bytes.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -57,6 +57,7 @@ class Overlay:
         self._rows: dict[bytes, bytes | None] = {}
         self._undo: list[tuple[bytes, object]] = []
         self.get_base = base.get
+        self._written: list[dict[bytes, bytes | None]] = []  # what went to the base, a piece each time
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -136,15 +137,24 @@ class Overlay:
                 earlier[key] = before  # type: ignore[assignment]
                 self._undo[i] = (key, _ABSENT)
             restored.add(key)
-        self._base.write(earlier)
+        self._write(earlier)
         self._rows = dict(own)
 
     def flush(self) -> None:
         """Write everything to the base: at commit, between commands."""
         if self._rows:
-            self._base.write(self._rows)
+            self._write(self._rows)
             self._rows = {}
         self._undo.clear()
+
+    def _write(self, rows: dict[bytes, bytes | None]) -> None:
+        self._base.write(rows)
+        self._written.append(rows)
+
+    @property
+    def written(self) -> Sequence[Iterable[bytes]]:
+        """The keys of all rows that were written to the base, in pieces."""
+        return self._written
 
 
 class Present(msgspec.Struct, array_like=True, frozen=True):

@@ -22,6 +22,8 @@ class World:
         self._mail: deque[tuple[int, Message]] = deque()
         self._commands = 0
         self.changes: list[object] = []
+        self.on_rows = lambda keys: None  # told of the keys of each commit
+        self.on_changes = lambda changes: None
 
     def execute(self, partition: int, body: bytes, *, scope: int = 0, command_id: bytes = b"") -> bytes:
         """Apply a command; its result, or `Refused` raised. Messages wait for `settle`."""
@@ -45,8 +47,11 @@ class World:
         applied = replica.apply(overlay, replica.head.applied + 1, 1, data)
         overlay.flush()
         self.rows.commit()
+        for keys in overlay.written:
+            self.on_rows(keys)
         self._mail.extend((partition, message) for message in applied.sent)
         self.changes.extend(applied.changes)
+        self.on_changes(applied.changes)
         return applied
 
     def settle(self, most: int = 100_000) -> None:

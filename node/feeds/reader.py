@@ -1,6 +1,7 @@
 """Feeds for the routes: a page from the cache where it can be, merged where not, and posts as JSON.
 
-    feeds = Feeds(settings.feed, Renderer(sign), shards=2)
+    feeds = Feeds(settings.feed, Renderer(sign), shards=2, rows_bytes=settings.feed.rows_bytes)
+    replicas.on_rows(feeds.hot.changed)
     replicas.on_changes(lambda records: feeds.changed(records, now_ms()))   # before the first page
     with service.read() as rows:
         page = feeds.page(rows, viewer, None, 20, now_ms)
@@ -16,6 +17,7 @@ import msgspec
 
 from cluster.streams import Published as StreamRecord
 from node.feeds.cache import PLACES_KEPT, CacheStatistics, Entry, FeedCache
+from node.feeds.hot_rows import HotRows, HotStatistics
 from node.feeds.merge import Merge, Places, Timelines, authors_in, pack_keys, place_after
 from node.feeds.pages import LIMIT_MAX, Page, Viewer, fill, likes
 from node.feeds.rendering import Renderer, joined
@@ -39,16 +41,25 @@ class FeedStatistics(msgspec.Struct, frozen=True):
     pages: int
     cached_pages: int
     cache: CacheStatistics
+    hot: HotStatistics
 
 
 class Feeds:
     """Pages of feeds, and single posts in the same rendering."""
 
     def __init__(
-        self, settings: FeedSettings, renderer: Renderer, *, shards: int, kept: int = PLACES_KEPT
+        self,
+        settings: FeedSettings,
+        renderer: Renderer,
+        *,
+        shards: int,
+        kept: int = PLACES_KEPT,
+        rows_bytes: int = 0,
     ) -> None:
-        """`shards` of the node, a power of two; `kept` places in a cached feed."""
+        """`shards` of the node, a power of two; `kept` places in a cached feed; `rows_bytes` of rows kept
+        between pages, which only who tells of every commit (`hot.changed`) may ask for."""
         self.renderer = renderer
+        self.hot = HotRows(rows_bytes)
         self._kept = kept
         self._timelines = Timelines()
         self._cache = FeedCache(settings.cache_bytes, settings.pull_above, shards)
@@ -63,6 +74,7 @@ class Feeds:
         """Up to `limit` posts that come after the cursor `published`. Raises RecordDamaged."""
         self._pages += 1
         limit = max(1, min(limit, LIMIT_MAX))
+        rows = self.hot.over(rows)
         start = place_after(published)
         entry = self._cache.get(viewer)
         if entry is not None:
@@ -128,4 +140,4 @@ class Feeds:
         return bodies
 
     def statistics(self) -> FeedStatistics:
-        return FeedStatistics(self._pages, self._cached, self._cache.statistics())
+        return FeedStatistics(self._pages, self._cached, self._cache.statistics(), self.hot.statistics())

@@ -157,6 +157,11 @@ class NodeCollector:
         yield CounterMetricFamily("heliograph_feed_cache_evictions", "Feeds pushed out", cache.evictions)
         yield CounterMetricFamily("heliograph_feed_cache_pushes", "Posts put into feeds", cache.pushes)
         yield CounterMetricFamily("heliograph_feed_cache_resets", "Gaps that emptied the cache", cache.resets)
+        yield GaugeMetricFamily("heliograph_feed_rows_bytes", "Bytes of rows kept for feeds", feeds.hot.bytes)
+        reads = CounterMetricFamily("heliograph_feed_rows", "Rows that feeds asked for", labels=["source"])
+        reads.add_metric(["memory"], feeds.hot.hits)
+        reads.add_metric(["shards"], feeds.hot.misses)
+        yield reads
 
 
 def _cluster(statistics: ReplicaStatistics) -> Iterator[Metric]:
