@@ -29,7 +29,7 @@ from node.social import jobs
 from node.social.jobs import DueJob
 from node.social.keys import JobKey
 from node.social.records import JOBS, VariantPair
-from storage.blobs import BlobDamaged, BlobMissing, Blobs
+from storage.blobs import BlobDamaged, BlobMismatch, BlobMissing, Blobs
 from storage.ids import partition_of
 from storage.space import measure
 
@@ -41,6 +41,9 @@ RELEASE_WITHIN_S: Final = 2.0  # at the node's end, for giving claims back
 LOOK_AGAIN_MS: Final = 1000  # at a partition whose due jobs all run already
 POSTPONED_MS: Final = 1000  # until a job that could not begin is looked at again
 JOB_BYTES: Final = 4 << 20  # with less free disk than this, a worker's death is taken for want of room
+# What costs a try and nothing more. A worker that was taken over may name wrong hashes; one may not start at
+# all (OSError), for want of memory or descriptors.
+FAILED_TRIES: Final = (WorkerDied, BlobMissing, BlobDamaged, BlobMismatch, OSError)
 MIME: Final = {"webp": "image/webp", "jpeg": "image/jpeg"}
 
 
@@ -202,7 +205,7 @@ class Workshop:
             except ImageRefused as refusal:
                 report = jobs.Failed(media, attempt, refusal.reason, permanent=True)
                 self._refused += 1
-            except (WorkerDied, BlobMissing, BlobDamaged) as wrong:
+            except FAILED_TRIES as wrong:
                 if _free_bytes(self._folder) < JOB_BYTES:  # a worker without room dies: no fault of its own
                     raise StorageFull(f"no room for the variants: {wrong}") from wrong
                 log.warning("job_failed", media=str(media), attempt=attempt, reason=str(wrong))
