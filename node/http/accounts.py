@@ -3,7 +3,7 @@
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
 from os import urandom
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from blake3 import blake3
@@ -13,7 +13,7 @@ from cluster.commands import Refused
 from cluster.replicas import now_ms
 from node.feeds.rendering import Renderer
 from node.http.admission import Admission, answer_headers, is_suspended, signed, tell, viewer
-from node.http.bodies import read_json
+from node.http.bodies import STRANGERS_BYTES_MAX, read_json
 from node.http.openapi import Routes, empty, render
 from node.http.pages import PageQuery, Users, asked, opened, sealed
 from node.http.problems import Body, Problem
@@ -50,8 +50,9 @@ class Refresh(Body, frozen=True):
 
 
 class Profile(Body, frozen=True):
-    display_name: str | None = None
-    bio: str | None = None
+    # Held to their lengths here, too: the journal holds also what the state machine refuses.
+    display_name: Annotated[str, msgspec.Meta(max_length=texts.DISPLAY_NAME_MAX)] | None = None
+    bio: Annotated[str, msgspec.Meta(max_length=texts.BIO_MAX)] | None = None
     avatar_media_id: str | msgspec.UnsetType | None = msgspec.UNSET  # null takes the avatar away
     private: bool | None = None
 
@@ -183,7 +184,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
         idempotent_by_key=True,
     )  # fmt: skip
     async def sign_up() -> Response:
-        wanted = await read_json(request, NewUser)
+        wanted = await read_json(request, NewUser, STRANGERS_BYTES_MAX)
         check_password(wanted.password)
         check_texts(wanted)
         verdict = parts.limits.take("sign_up", [g.address], now_s())
@@ -207,7 +208,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
         asks_who=False, limit="sign_in", problems=("wrong_credentials", "suspended"),
     )  # fmt: skip
     async def sign_in() -> Response:
-        wanted = await read_json(request, SignIn)
+        wanted = await read_json(request, SignIn, STRANGERS_BYTES_MAX)
         name = folded(wanted.username)[:64]
         keys = [f"name:{name}", f"{g.address}:sign_in"]
         answer_headers().update(parts.limits.take("sign_in", keys, now_s()).headers())
@@ -221,7 +222,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
         answers={200: Tokens}, signed_in=False, asks_who=False, problems=("unauthenticated", "suspended"),
     )  # fmt: skip
     async def refresh_session() -> Response:
-        wanted = await read_json(request, Refresh)
+        wanted = await read_json(request, Refresh, STRANGERS_BYTES_MAX)
         token = await session_of.refresh(RefreshToken.parse(wanted.refresh_token, parts.signer))
         return render(session_of.tokens(token))
 

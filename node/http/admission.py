@@ -49,16 +49,22 @@ class Admission:
         g.signed = None
         if route.asks_who:
             try:
-                g.signed = await self._who(route)
+                claims = self._claims(route)
             except Problem:
                 self._count(route)  # against the address, or guessing tokens would cost nothing
                 raise
+            # Before anything is waited for: a wait makes a shard commit, and has a price for everybody.
+            self._look(route, self._keys(claims.user_id if claims else None))
+            try:
+                g.signed = await self._who(claims)
+            except Problem:
+                self._count(route)
+                raise
         self._count(route)
 
-    async def _who(self, route: Route) -> Signed | None:
+    async def _who(self, claims: Claims | None) -> Signed | None:
         """Whose session it is, once what the client's token names can be read. Raises Problem."""
         service = self._parts.service
-        claims = self._claims(route)
         token = request.headers.get(TOKEN_HEADER)
         own = () if claims is None else (partition_of(claims.user_id),)
         if token is not None or own:
@@ -91,12 +97,17 @@ class Admission:
             raise Problem("unauthenticated", str(wrong)) from None
 
     def _count(self, route: Route) -> None:
-        limit = route.limit or ("reads" if request.method in ("GET", "HEAD") else "writes")
-        if limit in ("none", *COUNTED_BY_HANDLERS):
-            return
-        keys = [f"user:{g.signed.user}"] if g.signed else [g.address]
-        verdict = self._parts.limits.take(limit, keys, now_s())
-        answer_headers().update(verdict.headers())
+        if limit := _limit_of(route):
+            keys = self._keys(g.signed.user if g.signed else None)
+            verdict = self._parts.limits.take(limit, keys, now_s())
+            answer_headers().update(verdict.headers())
+
+    def _look(self, route: Route, keys: list[str]) -> None:
+        if limit := _limit_of(route):
+            self._parts.limits.look(limit, keys, now_s())
+
+    def _keys(self, user: int | None) -> list[str]:
+        return [g.address] if user is None else [f"user:{user}"]
 
     # --- idempotency -----------------------------------------------------------------------------------
     @asynccontextmanager
@@ -123,6 +134,12 @@ class Admission:
             yield Retry(base, blake3(body, key=base).digest(length=16))
         finally:
             self._running.discard(base)
+
+
+def _limit_of(route: Route) -> str | None:
+    """The limit that is asked here; None where there is none, or the handler asks it."""
+    limit = route.limit or ("reads" if request.method in ("GET", "HEAD") else "writes")
+    return None if limit in ("none", *COUNTED_BY_HANDLERS) else limit
 
 
 def answer_headers() -> dict[str, str]:

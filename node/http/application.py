@@ -132,11 +132,15 @@ class Exchange(TrioASGIHTTPConnection):
 
     async def __call__(self, receive: Any, send: Any) -> None:
         size = sum(len(name) + len(value) + 4 for name, value in self.scope["headers"])
-        if (
-            size + len(self.scope["raw_path"]) + len(self.scope["query_string"])
-            > self.app.http.header_bytes_max
-        ):
-            await self._too_large(receive, send)
+        most = self.app.http.header_bytes_max
+        if size + len(self.scope["raw_path"]) + len(self.scope["query_string"]) > most:
+            problem = Problem("headers_too_large", f"the request's headers may have {most} bytes")
+            await self._refuse(problem, send)
+            return
+        # One connection of HTTP/2 carries many requests: that connections are bounded bounds not these.
+        if self.app.in_flight >= self.app.http.connections_max:
+            problem = Problem("unavailable", "too many requests at once", {"Retry-After": "5"})
+            await self._refuse(problem, send)
             return
         await super().__call__(receive, send)
 
@@ -200,6 +204,8 @@ class Exchange(TrioASGIHTTPConnection):
         headers = response.headers
         headers["X-Request-Id"] = request.request_id
         headers["X-Content-Type-Options"] = "nosniff"
+        # What an answer shows depends on who asks, and a 404 of today may be a picture tomorrow.
+        headers.setdefault("Cache-Control", "no-store")
         for name, value in request.answer_headers.items():
             headers.setdefault(name, value)
         if origin and self.app.http.cors_origins:
@@ -217,15 +223,15 @@ class Exchange(TrioASGIHTTPConnection):
             headers["Access-Control-Allow-Origin"] = origin
         headers["Access-Control-Expose-Headers"] = CORS_EXPOSED
 
-    async def _too_large(self, receive: Any, send: Any) -> None:
-        most = self.app.http.header_bytes_max
-        problem = Problem("headers_too_large", f"the request's headers may have {most} bytes")
+    async def _refuse(self, problem: Problem, send: Any) -> None:
+        """Answer without asking the app; nothing of the body is read."""
         body = problems.document(problem)
         headers = [
             (b"content-type", problems.MEDIA_TYPE.encode()),
             (b"content-length", str(len(body)).encode()),
             (b"x-request-id", new_request_id().encode()),
         ]
+        headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
         self.app.observe("none", self.scope["method"], problem.status, 0.0)
         await send({"type": "http.response.start", "status": problem.status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})

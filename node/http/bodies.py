@@ -25,6 +25,9 @@ FORM_HEAD_BYTES_MAX = 16 * 1024  # of what must come before the first part, or o
 PADDING_BYTES_MAX = 64  # of white space after a boundary
 BOUNDARY_CHARACTERS_MAX = 70  # RFC 2046 §5.1.1
 
+# Before anybody has signed in: a password of 1024 characters, each spelled as an escape, and a little more.
+STRANGERS_BYTES_MAX = 16 * 1024
+
 T = TypeVar("T")
 
 
@@ -80,14 +83,15 @@ class FileEnd(msgspec.Struct, frozen=True):
 FormEvent = Field | FileStart | FileChunk | FileEnd
 
 
-async def read_json(request: Any, kind: type[T]) -> T:
-    """The JSON body as `kind` (a problems.Body).
+async def read_json(request: Any, kind: type[T], bytes_max: int | None = None) -> T:
+    """The JSON body as `kind` (a problems.Body), of the listener's json_bytes_max or `bytes_max` at most.
 
     Raises Problem: 400 malformed_json, 408 too_slow, 413 too_large, 415 unsupported_media, 422 as `parse`.
     """
     if request.content_type and request.mimetype != "application/json":
         raise Problem("unsupported_media", f"send application/json, not {request.mimetype[:80]}")
-    return parse(kind, await read_whole(request, _http().json_bytes_max))
+    most = _http().json_bytes_max
+    return parse(kind, await read_whole(request, most if bytes_max is None else min(bytes_max, most)))
 
 
 async def read_whole(request: Any, limit: int) -> bytes:

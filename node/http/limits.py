@@ -99,8 +99,14 @@ class Limits:
 
         A request that one key refuses is counted against none. Raises Problem rate_limited.
         """
-        limit = self._limits[name]
         keys = list(keys)
+        self.look(name, keys, now)
+        limit = self._limits[name]
+        return min((limit.take(key, now) for key in keys), key=lambda verdict: verdict.remaining)
+
+    def look(self, name: str, keys: Iterable[str], now: float) -> None:
+        """Count nothing. Raises Problem rate_limited where `take` would."""
+        limit = self._limits[name]
         refused = [verdict for verdict in (limit.look(key, now) for key in keys) if not verdict.allowed]
         if refused:
             worst = max(refused, key=lambda verdict: verdict.retry_after_s)
@@ -110,7 +116,6 @@ class Limits:
                 f"try again in {worst.retry_after_s} s",
                 worst.headers(),
             )
-        return min((limit.take(key, now) for key in keys), key=lambda verdict: verdict.remaining)
 
 
 @lru_cache(ADDRESSES_CACHED)

@@ -6,7 +6,7 @@ given to everybody while some medium shows it to everybody, else only to the bea
 
 import re
 from io import FileIO
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import quote
 
 import msgspec
@@ -34,6 +34,7 @@ from storage.ids import partition_of
 log = get_logger("media")
 
 PUBLIC: Final = "public, max-age=86400, immutable"  # what was public may be kept for a day
+PICTURE_POLICY: Final = "default-src 'none'; sandbox"  # whatever a browser takes the bytes for
 UPLOAD: Final = "upload"  # purposes of signatures
 VIEW: Final = "media"
 # One spelling per type; `jpg` and `jpeg` are the same thing to people.
@@ -48,7 +49,7 @@ _NAME: Final = re.compile(r"([0-9a-f]{64})\.([a-z0-9]{3,5})", re.ASCII)
 class NewUpload(Body, frozen=True):
     content_type: str
     size: int
-    alt: str = ""
+    alt: Annotated[str, msgspec.Meta(max_length=media.ALT_MAX)] = ""
 
 
 class UploadQuery(Body, frozen=True):
@@ -220,9 +221,10 @@ def make_routes(parts: Parts, admission: Admission, shared: Uploads) -> Routes:
             raise Problem("not_found")
         caching = PUBLIC if held.public else private_caching(parts.signer, name, query)
         file = await open_blob(digest)
-        return answer_file(
-            request, file, etag=match[1], headers={"Content-Type": held.type, "Cache-Control": caching}
-        )
+        headers = {
+            "Content-Type": held.type, "Cache-Control": caching, "Content-Security-Policy": PICTURE_POLICY
+        }  # fmt: skip
+        return answer_file(request, file, etag=match[1], headers=headers)
 
     async def open_blob(digest: bytes) -> FileIO:
         try:

@@ -53,13 +53,13 @@ class NewPost(Body, frozen=True):
     alt: Alt = ""
     content_type: str | None = None
     size: int | None = None
-    media_ids: list[str] | None = None
+    media_ids: Annotated[list[str], msgspec.Meta(max_length=posts.ALBUM_MAX)] | None = None
 
 
 class PostChange(Body, frozen=True):
     caption: Caption | None = None
     location: Location | None = None
-    alts: dict[str, Alt] | None = None
+    alts: Annotated[dict[str, Alt], msgspec.Meta(max_length=posts.ALBUM_MAX)] | None = None
 
 
 class NewComment(Body, frozen=True):
