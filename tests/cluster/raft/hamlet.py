@@ -12,7 +12,9 @@ PASSES_MAX = 200
 
 
 class Hamlet:
-    def __init__(self, *numbers, learners=(), blank=(), settings=SETTINGS, core_type=Raft):
+    core_type = Raft
+
+    def __init__(self, *numbers, learners=(), blank=(), settings=SETTINGS):
         self.flying = []  # (sender, to, message, state)
         self.seen = []  # every message that was sent, with sender and receiver
         self.events = []
@@ -23,7 +25,7 @@ class Hamlet:
             members = voters() if number in blank else voters(*numbers, learners=learners)
             self.replicas[number] = Replica(
                 node(number), members, lambda limit, n=number: (n - 1) % limit,
-                self.send, self.observe, settings, core_type,
+                self.send, self.observe, settings, self.core_type,
             )  # fmt: skip
 
     def core(self, number):

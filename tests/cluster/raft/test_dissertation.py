@@ -1,4 +1,4 @@
-"""The rules of Ongaro's dissertation (2014) beyond the paper, a test each: §§ 3.10, 4.1, 4.2, 6.2, 6.4, 9.6."""
+"""Rules of Ongaro's dissertation (2014) beyond the paper, a test each: §§ 3.10, 4.1, 4.2, 6.2, 6.4, 9.6."""
 
 import pytest
 
