@@ -107,6 +107,13 @@ class Raft(Elections):
     def standing(self) -> Standing:
         return Standing(self.role, self.group.term, self.group.leader)
 
+    def quiet_with(self) -> tuple[list[bytes], list[bytes]]:
+        """Of a leader: followers that have all there is, and those left behind."""
+        if self.leadership is None:
+            return [], []
+        behind = self.leadership.left_behind()
+        return [node for node in self.leadership.progress if node not in behind], behind
+
     def hard_state(self) -> HardState:
         """For a checkpoint of the journal: what is written, or is about to be."""
         return self.group.hard_state()

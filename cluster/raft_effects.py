@@ -6,11 +6,14 @@ The shell's duties, in one place:
   order of `number`; several may be under way. When a sync has covered them: `Raft.synced(number)`.
 - `Ready.messages` may leave at once. `Ready.after_sync` leaves when `number` is synced, not before.
 - `Ready.install`: the state that travelled with it replaces the partition's, after the records of the same
-  Ready are synced and before `synced(number)` is called.
+  Ready are synced and before `synced(number)` is called. In one transaction with it the index and term of the
+  Install are kept: entries of the journal up to there may be another leader's, and no `Start` may name them.
+- `Raft.quiet` is looked at after every input: a quiet core needs no ticks, and is told to
+  `cluster.raft_quiet.QuietGroups` with `Raft.quiet_with`, when it falls quiet and when it wakes.
 - `Ready.committed` is applied in order, each entry once; `Raft.applied(index)` says how far. No-ops and
   configurations are among them; the last configuration applied is kept with the state.
-- `Ready.needs` are answered by `Raft.supply`, or by a stream of state that ends with an `Install`; how that
-  ended is told by `Raft.snapshot_sent` or `Raft.snapshot_failed`.
+- `Ready.needs` are all answered: by `Raft.supply`, or by a stream of state that ends with an `Install`; how
+  that ended is told by `Raft.snapshot_sent` or `Raft.snapshot_failed`.
 """
 
 from typing import Final, NamedTuple
@@ -60,7 +63,9 @@ class Start(msgspec.Struct, frozen=True):
     """Where a core begins. The default is an empty replica that waits to be told who it is.
 
     The log holds the entries after `base`, whose terms are `terms`: (first index, term) of each run. Of the
-    last of them `recent` has the bytes; at least all those after `applied`.
+    last of them `recent` has the bytes; at least all those after `applied`. `base` is not below the last
+    snapshot that was installed, and `base_term` is the term of the entry there. Where the journal ends before
+    `applied`, base and last are `applied`.
     """
 
     configuration: Configuration = Configuration(())  # as of `applied`
