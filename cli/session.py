@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from cli.output import DENIED, Failure
+from storage.directory import write_durably
 
 FILE: Final = "sign-ins.json"
 LOCK: Final = "lock"
@@ -82,10 +83,8 @@ class Home:
             os.close(descriptor)
 
     def _write(self, kept: SignIns) -> None:
-        from node.http.tokens import write_secret  # with what it imports, dearer than all of this file
-
         try:
-            write_secret(self._path, msgspec.json.format(msgspec.json.encode(kept), indent=2) + b"\n")
+            write_durably(self._path, msgspec.json.format(msgspec.json.encode(kept), indent=2) + b"\n")
         except OSError as wrong:
             raise Failure(f"no sign-in can be kept: {wrong}") from None
 

@@ -32,7 +32,7 @@ from node.http.limits import Limits, Proxies
 from node.http.media import sign_view
 from node.http.metrics import Metrics
 from node.http.server import Address, Server
-from node.http.tokens import Keyring, Signer, derive, load_secret, write_secret
+from node.http.tokens import Keyring, Signer, derive, load_secret
 from node.logs import get_logger
 from node.media.collection import Collector
 from node.media.intake import Intake
@@ -45,7 +45,7 @@ from node.service import Service
 from node.settings import Settings
 from node.social.application import social_machine
 from storage.blobs import Blobs
-from storage.directory import DataDirectory
+from storage.directory import DataDirectory, write_durably
 from storage.journal import Journal
 from storage.shard import Shard
 
@@ -266,7 +266,7 @@ def _used_bytes(replicas: Replicas, blobs: Blobs) -> int:
 def _admin_token(directory: DataDirectory) -> str:
     path = directory.keys / ADMIN_TOKEN
     if not path.exists():
-        write_secret(path, secrets.token_urlsafe(32).encode())
+        write_durably(path, secrets.token_urlsafe(32).encode())
     return path.read_text().strip()
 
 
@@ -289,4 +289,4 @@ def _pool_settings(settings: Settings) -> PoolSettings:
 def write_addresses(directory: DataDirectory, addresses: Addresses) -> None:
     """Leave word for the CLI where this node listens; it goes with the next start."""
     path = directory.keys / "addresses.json"
-    write_secret(path, msgspec.json.encode({"http": addresses.http.url, "admin": addresses.admin.url}))
+    write_durably(path, msgspec.json.encode({"http": addresses.http.url, "admin": addresses.admin.url}))

@@ -23,11 +23,10 @@ from node.backup import (
     read_manifest,
     read_sealed,
 )
-from node.http.tokens import write_secret
 from node.seal import WrongPassphrase, unseal
 from node.social.blobs import blob_partition
 from storage.blobs import BlobMismatch, Blobs
-from storage.directory import DataDirectory, sync_directory
+from storage.directory import DataDirectory, sync_directory, write_durably
 
 CHUNK_BYTES: Final = 1 << 20
 DAMAGE_NAMED_MAX: Final = 1000  # findings in a report; more are counted only
@@ -169,7 +168,7 @@ def _fill(backup: Path, manifest: Manifest, half: Path, secret: bytes, now: floa
             except (FileNotFoundError, BlobMismatch):
                 staged.unlink(missing_ok=True)
                 findings.add(digest.hex())
-        write_secret(directory.keys / "cluster.secret", secret)
+        write_durably(directory.keys / "cluster.secret", secret)
         sync_directory(directory.shards)
         node_id = directory.identity.node_id
     return Restored(str(half), node_id, blobs, size, tuple(findings.named), findings.count)

@@ -32,7 +32,6 @@ Text = Annotated[str, "text"]  # UTF-8, only as the last field: the end of the k
 Tail = Annotated[bytes, "tail"]  # raw bytes, only as the last field
 
 KEY_BYTES_MAX = 511  # LMDB's own limit
-PARTITION_KEY_MAX = 0xFFFF
 
 
 class KeyDamaged(ValueError):

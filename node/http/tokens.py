@@ -17,6 +17,8 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from storage.directory import write_durably
+
 ALGORITHM = "EdDSA"
 TOKEN_BYTES_MAX = 2048  # ours have about 350; a longer one is not ours and not worth decoding
 CLOCK_SKEW_S = 60  # a token from the near future of another node's clock is taken
@@ -186,7 +188,7 @@ class Keyring:
         self._private = Ed25519PrivateKey.from_private_bytes(_to_bytes(newest.private))
 
     def _write(self, record: KeyRecord) -> None:
-        write_secret(self._folder / (record.kid + KEY_SUFFIX), msgspec.json.encode(record))
+        write_durably(self._folder / (record.kid + KEY_SUFFIX), msgspec.json.encode(record))
 
 
 class Signer:
@@ -229,7 +231,7 @@ def load_secret(path: Path) -> bytes:
     except FileNotFoundError:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         secret = os.urandom(SECRET_BYTES)
-        write_secret(path, secret)
+        write_durably(path, secret)
     if len(secret) != SECRET_BYTES:
         raise ValueError(f"{path} has {len(secret)} bytes instead of {SECRET_BYTES}: it is damaged")
     return secret
@@ -238,22 +240,6 @@ def load_secret(path: Path) -> bytes:
 def derive(secret: bytes, purpose: str) -> bytes:
     """A 32-byte secret for one purpose from the node's one secret (BLAKE3's key derivation)."""
     return blake3.blake3(secret, derive_key_context="heliograph " + purpose).digest()
-
-
-def write_secret(path: Path, data: bytes) -> None:
-    """Put `data` there whole or not at all, synced, with mode 0600 from its first byte."""
-    temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _to_text(data: bytes) -> str:
