@@ -151,6 +151,13 @@ class NodeCollector:
         pages.add_metric(["cache"], feeds.cached_pages)
         pages.add_metric(["merge"], feeds.pages - feeds.cached_pages)
         yield pages
+        rows = CounterMetricFamily(
+            "heliograph_feed_rows", "Rows that feed pages asked for, by where from", labels=["source"]
+        )
+        rows.add_metric(["memory"], feeds.hot.hits)
+        rows.add_metric(["shards"], feeds.hot.misses)
+        yield rows
+        yield GaugeMetricFamily("heliograph_feed_rows_bytes", "Bytes of rows kept in memory", feeds.hot.bytes)
         cache = feeds.cache
         yield GaugeMetricFamily("heliograph_feed_cache_bytes", "Bytes of cached feeds", cache.bytes)
         yield GaugeMetricFamily("heliograph_feed_cache_readers", "Readers with a cached feed", cache.entries)
