@@ -96,6 +96,9 @@ class World:
         self.clock_speed = {node(number): 0.5 for number in range(1, size + spares + 1)}
         self.leader_of = {}  # term: node
         self.committed = [None]  # by index: (term, bytes); what anybody applied
+        self.committed_in = [
+            0
+        ]  # by index: the term of who applied it first; it was committed in it or before
         self.acknowledged = 0  # greatest index applied by who proposed it
         self.proposed = {}  # (index, term): proposer
         self.reads = {}  # token: greatest acknowledged index when it was asked
@@ -157,7 +160,7 @@ class World:
         if standing.role is not Role.LEADER:
             return
         self.history.leaders += 1
-        self.check_complete(replica)
+        self.check_complete(replica, standing.term)
         if replica.disk.hard_state.term == standing.term:
             self.check_alone(replica, standing.term)
 
@@ -168,10 +171,11 @@ class World:
             both = f"{name(known)} and {name(replica.me)}"
             raise Violation(f"election safety: {both} lead in term {term}")
 
-    def check_complete(self, replica):
+    def check_complete(self, replica, term):
+        """A leader has all that was committed in earlier terms; in later ones it leads no more."""
         log = replica.core.group.log
         for index in range(log.base + 1, len(self.committed)):
-            if log.term_at(index) != self.committed[index][0]:
+            if self.committed_in[index] < term and log.term_at(index) != self.committed[index][0]:
                 raise Violation(f"leader completeness: {name(replica.me)} lacks committed entry {index}")
 
     def on_apply(self, replica, entry):
@@ -182,6 +186,7 @@ class World:
         else:
             assert index == len(self.committed)
             self.committed.append((term, data))
+            self.committed_in.append(replica.core.term)
             self.history.commits += 1
         if replica.disk.entries.get(index, (term, data)) != (term, data):
             raise Violation(f"{name(replica.me)} applies entry {index}, which is not what it synced")
