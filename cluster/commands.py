@@ -73,6 +73,12 @@ class ForgetChanges(_Command, frozen=True):
     below: int
 
 
+class ForgetRemembered(_Command, frozen=True):
+    """Drop what is remembered of commands that are older than a day, a bounded number."""
+
+    now: int
+
+
 class Digest(_Command, frozen=True):
     pass
 
@@ -88,7 +94,17 @@ class DropDeadLetter(_Command, frozen=True):
     number: int
 
 
-Command = Execute | Deliver | Trim | Continue | ForgetChanges | Digest | RetryDeadLetter | DropDeadLetter
+Command = (
+    Execute
+    | Deliver
+    | Trim
+    | Continue
+    | ForgetChanges
+    | ForgetRemembered
+    | Digest
+    | RetryDeadLetter
+    | DropDeadLetter
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Command).decode

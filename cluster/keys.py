@@ -10,7 +10,7 @@ import msgspec
 
 from storage.keys import U16, U64, Bytes16, Id, Key
 from storage.records import Codec
-from storage.rows import Table
+from storage.rows import Present, Table
 
 HEADS_PARTITION: Final = 0xFFFE  # not a partition: the range of the heads
 META_PARTITION: Final = 0xFFFF  # the meta group's own
@@ -54,6 +54,14 @@ class StreamKey(Key, kind=0x06):
 class WorkKey(Key, kind=0x07):
     partition: U16
     number: U64
+
+
+class RememberedDueKey(Key, kind=0x08):
+    """Since when a scope remembers something: what is too old is found without its user."""
+
+    partition: U16
+    oldest_ms: U64
+    scope: U64
 
 
 # What was remembered of a user's commands lies with the user's other rows (the family of the application).
@@ -146,3 +154,4 @@ WORK: Final = Table(WorkKey, Codec(bytes))
 REMEMBERED_SCOPES: Final = Table(RememberedScopeKey, Codec(RememberedScope))
 REMEMBERED_ORDER: Final = Table(RememberedOrderKey, Codec(RememberedOrder))
 REMEMBERED: Final = Table(RememberedKey, Codec(Remembered))
+REMEMBERED_DUE: Final = Table(RememberedDueKey, Codec(Present))

@@ -151,6 +151,8 @@ class Partition:
                 return self._continue(rows, index, command)
             case commands.ForgetChanges():
                 streams.forget(rows, self.head, self.number, command.below)
+            case commands.ForgetRemembered():
+                memory.forget_old(rows, self.number, command.now)
             case commands.Digest():
                 return self._applied(index, Accepted(self.digest(rows)))
             case commands.RetryDeadLetter():

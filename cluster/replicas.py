@@ -15,8 +15,8 @@ import msgspec
 import outcome
 import trio
 
-from cluster import commands, mailbox, streams
-from cluster.commands import FEATURE_LEVEL, Command, Continue, Deliver, ForgetChanges, Trim
+from cluster import commands, mailbox, memory, streams
+from cluster.commands import FEATURE_LEVEL, Command, Continue, Deliver, ForgetChanges, ForgetRemembered, Trim
 from cluster.courier import Courier, Mark
 from cluster.partition import Applied, StateMachine
 from cluster.streams import Published
@@ -371,12 +371,22 @@ class Replicas:
             self._journal_writer.release_soon()
             if trio.current_time() >= forget_at:
                 forget_at = trio.current_time() + FORGET_EVERY_S
-                self._forget_changes()
+                self._forget_old()
 
-    def _forget_changes(self) -> None:
+    def _forget_old(self) -> None:
         with self.snapshot() as rows:
             for number in self.partitions:
                 self._forget_changes_of(number, rows)
+                self._forget_remembered_of(number, rows)
+
+    def _forget_remembered_of(self, number: int, rows: Snapshot) -> None:
+        now = now_ms()
+        if memory.is_forgettable(rows, number, now):
+            self.submit(number, ForgetRemembered(now), partial(self._forgot_remembered, number))
+
+    def _forgot_remembered(self, number: int, _: Applied) -> None:
+        with self.snapshot() as rows:
+            self._forget_remembered_of(number, rows)
 
     def _forget_changes_of(self, number: int, rows: Snapshot) -> None:
         head = self._writers[number & self._mask].partitions[number].head

@@ -4,13 +4,20 @@ import pytest
 
 from cluster import memory
 from cluster.commands import Accepted, Declined, Execute
-from cluster.keys import REMEMBERED, REMEMBERED_ORDER, REMEMBERED_SCOPES, RememberedScopeKey
+from cluster.keys import (
+    REMEMBERED,
+    REMEMBERED_DUE,
+    REMEMBERED_ORDER,
+    REMEMBERED_SCOPES,
+    RememberedScopeKey,
+)
 from storage.ids import compose
 from storage.memory import MemoryRows
 from storage.rows import Overlay
 
 NOW = 1_800_000_000_000
-ADA, BOB = compose(5, 7, 1), compose(5, 7, 2)
+HOME = 7
+ADA, BOB = compose(5, HOME, 1), compose(5, HOME, 2)
 HOUR_MS = 3_600_000
 
 
@@ -74,7 +81,7 @@ def test_the_newest_thousand_of_a_scope(rows):
 
 
 def test_what_is_old_goes_a_few_at_a_time(rows):
-    most = 3 + 2 * memory.EVICTED_AT_ONCE_MAX  # rows: the command's own and those of each evicted one
+    most = 5 + 2 * memory.EVICTED_AT_ONCE_MAX  # rows: its own, the scope's place, those of each evicted one
     for number in range(100):
         assert remember(rows, number) <= most
     later = NOW + memory.KEEP_MS + 1
@@ -118,4 +125,27 @@ def test_a_scope_is_forgotten_in_pieces(rows):
         assert list(table.scan(rows, ADA)) == []
     assert not REMEMBERED_SCOPES.has(rows, RememberedScopeKey(ADA))
     assert remembered(rows, BOB) == [1]
+    assert [due.scope for due, _ in REMEMBERED_DUE.scan(rows, HOME)] == [BOB]
     assert memory.forget_scope(rows, ADA, 10)
+
+
+def test_what_nobody_adds_to_is_forgotten_after_its_day_in_bounded_pieces(rows):
+    scopes = [compose(5, HOME, number) for number in range(100)]
+    for number in range(5):
+        for scope in scopes:
+            remember(rows, number, scope=scope, now=NOW + number)
+    remember(rows, 9, scope=ADA, now=NOW + HOUR_MS)
+    assert not memory.is_forgettable(rows, HOME, NOW + memory.KEEP_MS)
+    later = NOW + memory.KEEP_MS + HOUR_MS // 2
+    pieces = 0
+    while memory.is_forgettable(rows, HOME, later):
+        rows.savepoint()
+        memory.forget_old(rows, HOME, later)
+        assert 0 < rows.changed <= 5 * memory.FORGOTTEN_AT_ONCE_MAX
+        pieces += 1
+    assert pieces == 3  # 500, 200 at a time
+    assert remembered(rows, ADA) == [9]
+    assert all(not remembered(rows, scope) for scope in scopes if scope != ADA)
+    assert [due.scope for due, _ in REMEMBERED_DUE.scan(rows, HOME)] == [ADA]
+    memory.forget_old(rows, HOME, later + memory.KEEP_MS)
+    assert not list(rows.scan(b"", b"\xff"))

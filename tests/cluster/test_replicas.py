@@ -253,7 +253,7 @@ async def test_old_changes_are_forgotten_until_none_is_left(tmp_path):
                 nursery.start_soon(node.replicas.propose, 5, command)
         await node.do(5, "say", "new")
         await node.replicas.at_rest()
-        node.replicas._forget_changes()
+        node.replicas._forget_old()
         await node.replicas.at_rest()
         with node.replicas.snapshot() as rows:
             assert [p.offset for p in replicas.streams.follow(rows, 5, 1)] == [1201]
