@@ -1,15 +1,17 @@
 """Replicas of a lone node over real files: answers, visibility, load, and what follows the streams."""
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 
 from cluster import commands, courier, replicas, writers
 from cluster.commands import Declined, Digest, Execute
-from cluster.keys import OUTBOX, TAKEN, TakenKey
+from cluster.keys import OUTBOX, REMEMBERED, TAKEN, TakenKey
 from cluster.partition import Partition
 from cluster.replicas import Overloaded, Replicas
 from cluster.writers import WriterSettings
+from storage.ids import compose
 from storage.keys import partition_range
 from storage.rows import Overlay
 from tests.cluster.lone import PARTITIONS, Node, running
@@ -257,6 +259,23 @@ async def test_old_changes_are_forgotten_until_none_is_left(tmp_path):
         await node.replicas.at_rest()
         with node.replicas.snapshot() as rows:
             assert [p.offset for p in replicas.streams.follow(rows, 5, 1)] == [1201]
+
+
+async def test_what_is_remembered_of_old_commands_is_forgotten_until_none_is_left(tmp_path):
+    scope = compose(5, 5, 1)
+    async with running(Node(tmp_path / "n")) as node:
+        async with trio.open_nursery() as nursery:
+            for number in range(500):
+                command = node.command("say", "old", now=1_500_000_000_000 + number)
+                command = msgspec.structs.replace(command, scope=scope, id=number.to_bytes(16, "big"))
+                nursery.start_soon(node.replicas.propose, 5, command)
+        await node.replicas.at_rest()
+        with node.replicas.snapshot() as rows:
+            assert len(list(REMEMBERED.scan(rows, scope))) == 500
+        node.replicas._forget_old()
+        await node.replicas.at_rest()
+        with node.replicas.snapshot() as rows:
+            assert not list(REMEMBERED.scan(rows, scope))
 
 
 # --- the cut ---------------------------------------------------------------------------------------------
