@@ -127,7 +127,8 @@ async def _running_parts(
     async with trio.open_nursery() as outer:
         await outer.start(replicas.run)
         blobs = Blobs(directory.blobs, directory.staging, directory.quarantine)
-        await trio.to_thread.run_sync(blobs.count)
+        if settings.storage.quota_bytes:  # which is judged by it
+            await trio.to_thread.run_sync(blobs.count)
         room = RoomWatch(directory, settings.storage, lambda: _used_bytes(replicas, blobs))
         await trio.to_thread.run_sync(room.look)
         router = Router(replicas, room.full)
@@ -137,6 +138,7 @@ async def _running_parts(
             homes = range(parts.partitions)
             tasks.start_soon(room.run)
             tasks.start_soon(_end_with_blobs, blobs)
+            tasks.start_soon(_count, blobs)
             tasks.start_soon(parts.workshop.run, homes)
             tasks.start_soon(parts.collector.run, homes)
             yield parts
@@ -247,6 +249,12 @@ async def publish_keys(parts: Parts) -> None:
     """Tell the meta group which public keys this node's tokens are checked with."""
     keys = PublishKeys(parts.directory.node_id, parts.keyring.public_keys())
     await parts.service.router.execute(META_PARTITION, encode_meta(keys), grows=False)
+
+
+async def _count(blobs: Blobs) -> None:
+    """A million files take ten seconds, for which no start waits without need."""
+    if not blobs.statistics().counted:
+        await trio.to_thread.run_sync(blobs.count, abandon_on_cancel=True)
 
 
 async def _end_with_blobs(blobs: Blobs) -> None:
