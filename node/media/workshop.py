@@ -140,8 +140,18 @@ class Workshop:
                     stale += [due for due in claimed if due.job.worker.rpartition("/")[0] == node]
         for due in stale:
             if due.job.worker != self._worker:
-                await self._tell(due.media, jobs.ReleaseClaim(due.media, due.job.attempt))
+                await self._give_back(due)
                 self.wake(due.media)
+
+    async def _give_back(self, due: DueJob) -> None:
+        """On a full disk a node starts, too: its jobs wait until they can be given back."""
+        while True:
+            try:
+                await self._tell(due.media, jobs.ReleaseClaim(due.media, due.job.attempt))
+                return
+            except (Overloaded, StorageFull) as wrong:
+                log.warning("job_postponed", media=str(due.media), reason=str(wrong))
+                await trio.sleep(POSTPONED_MS / 1000)
 
     async def _looked_at(self) -> list[int]:
         """The partitions whose turn it is, once the rows show what woke us: under load a command is answered
