@@ -155,7 +155,7 @@ def table(report: Report) -> Table:
             found.add_section()
         before = row.question
         verdict = row.verdict
-        beside = row.note if verdict is Verdict.LEFT_OUT else row.beside
+        beside = row.beside or row.note
         colour = COLOURS[verdict]
         found.add_row(
             escape(row.what),

@@ -63,9 +63,12 @@ class Server(msgspec.Struct, frozen=True):
     port: int
     folder: Path
 
+    def processes(self) -> tuple[int, ...]:
+        return (self.pid, *_children(self.pid))
+
     def move(self, core: int) -> None:
         """Pin the server, with the processes it has forked, to a core."""
-        for pid in (self.pid, *_children(self.pid)):
+        for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):  # PostgreSQL's workers come and go
                 os.sched_setaffinity(pid, {core})
 

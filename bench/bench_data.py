@@ -85,6 +85,7 @@ class Manifest(msgspec.Struct):
     posts: list[Posted] = []  # oldest first
     likes: list[tuple[int, int]] = []  # (post, user)
     comments: list[tuple[int, int]] = []
+    disk_bytes: int = 0  # when all was settled
     stages: list[tuple[str, int, float]] = []  # name, commands, seconds with all messages settled
 
 
@@ -120,6 +121,7 @@ def ensure(run: Run, tenth: bool = False) -> Manifest:
             shutil.rmtree(where)  # left by a run that was stopped
         where.mkdir(parents=True)
         manifest = trio.run(_make, where / "node", scale_of(run, tenth))
+        manifest.disk_bytes = folder_bytes(where / "node")
         (where / "manifest").write_bytes(msgspec.msgpack.encode(manifest))
     return manifest_of(run, tenth)
 
@@ -133,8 +135,7 @@ def answer(run: Run) -> list[Row]:
     scale = scale_of(run)
     what = f"loading {scale.users:,} users, {len(manifest.posts):,} posts: durable commands, messages settled"
     stages = "; ".join(f"{name} {count / took:,.0f}/s" for name, count, took in manifest.stages)
-    gigabytes = folder_bytes(node_of(run)) / 1e9
-    note = f"{commands:,} commands in {seconds:.0f} s, {gigabytes:.2f} GB on disk"
+    note = f"{commands:,} commands in {seconds:.0f} s, {manifest.disk_bytes / 1e9:.2f} GB on disk"
     return [Row(run.question, what, "/s", commands / seconds, beside=f"{note}; {stages}", note=note)]
 
 

@@ -46,8 +46,8 @@ async def _measure(run: Run, data: Path) -> list[Row]:
     rng = random.Random(SEED)
     async with parts_of(data, [CACHE]) as parts:
         alone = [await _rate(parts, rng.choices(manifest.members, k=posts)) for _ in range(rounds)]
-        for _ in range(2):  # a reader who comes again is kept
-            for member in manifest.members:
+        for member in manifest.members:
+            for _ in range(2):  # a reader who comes again is kept
                 with parts.service.read() as rows:
                     parts.feeds.page(rows, member.user, None, 20, now_ms())
         cached = parts.feeds.statistics().cache.entries

@@ -6,16 +6,20 @@ What it reaches when its databases get a second core is told beside it.
 """
 
 import statistics
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
+
+import msgspec
 
 from bench import baselines, bench_data, lone_node
 from bench.bench_data import Manifest
 from bench.figures import Row, at_least, left_out
-from bench.load import Answered, Load, request
+from bench.load import Load, request
 from bench.load import run as send
 from bench.machine import CLIENT_CORE, SERVER_CORE
-from bench.processes import serving
+from bench.measure import cpu_seconds
+from bench.processes import Serving, serving
 from bench.questions import Run
 
 READERS: Final = 256  # so many take turns: their pages are made anew and found in caches as they are in life
@@ -23,6 +27,12 @@ CONNECTIONS: Final = 16
 PAGE: Final = "/v1/feed?limit=20"
 SHARE: Final = "feed over HTTP, one core: share of a constant body's rate"
 TIMES: Final = "feed over HTTP, one core: beside the same API over Redis and PostgreSQL"
+
+
+class Round(msgspec.Struct, frozen=True):
+    rate: float  # answers per second
+    p99_ms: float
+    cpu_us: float  # processor time per answer of all that made it
 
 
 def answer(run: Run) -> list[Row]:
@@ -36,29 +46,44 @@ def answer(run: Run) -> list[Row]:
     with ExitStack() as stack:
         node = stack.enter_context(lone_node.running(data, SERVER_CORE, constant=body))
         beside, databases, why = _pair_of(stack, run, manifest)
-        found: list[list[Answered]] = [[], [], []]
-        rates = [
-            lambda: send(_load(node.port, PAGE, tokens, seconds)).require(),
-            lambda: send(_load(node.port, "/bench/constant", tokens, seconds)).require(),
+
+        def node_s() -> float:
+            return cpu_seconds([node.pid])
+
+        def pair_s() -> float:
+            return cpu_seconds([beside.pid, *(pid for one in databases for pid in one.processes())])
+
+        works = [
+            lambda: _round(_load(node.port, PAGE, tokens, seconds), node_s),
+            lambda: _round(_load(node.port, "/bench/constant", tokens, seconds), node_s),
         ]
-        if beside:
-            rates.append(lambda: send(_load(beside, PAGE, tokens, seconds)).require())
+        if beside.port:
+            works.append(lambda: _round(_load(beside.port, PAGE, tokens, seconds), pair_s))
+        found: list[list[Round]] = [[], [], []]
         for _ in range(rounds):
-            for answers, work in zip(found, rates, strict=False):
-                answers.append(work())
+            for results, work in zip(found, works, strict=False):
+                results.append(work())
         for database in databases:
             database.move(CLIENT_CORE)
-        spread = rates[2]().rate if beside else 0.0
-    return _rows(run, found, size, spread, why) + ceiling(run, size)
+        spread = works[2]().rate if beside.port else 0.0
+    return [_share(run, found, size), _times(run, found, spread, why), ceiling(run, size)]
 
 
-def _pair_of(stack: ExitStack, run: Run, manifest: Manifest) -> tuple[int, tuple[baselines.Server, ...], str]:
-    """The port of the filled pair and its databases, or 0 and why there is none."""
+def _round(load: Load, cpu: Callable[[], float]) -> Round:
+    before = cpu()
+    answered = send(load).require()
+    return Round(answered.rate, answered.latencies_ms[2], (cpu() - before) / answered.answers * 1e6)
+
+
+def _pair_of(
+    stack: ExitStack, run: Run, manifest: Manifest
+) -> tuple[Serving, tuple[baselines.Server, ...], str]:
+    """The filled pair and its databases; or port 0, and why there is none."""
     try:
         redis = stack.enter_context(baselines.redis(run.folder / "pair-redis"))
         postgres = stack.enter_context(baselines.postgres(run.folder / "pair-postgres"))
     except baselines.Missing as missing:
-        return 0, (), str(missing)
+        return Serving(0, 0), (), str(missing)
     from bench import pair  # it needs psycopg, which may be absent
 
     data = bench_data.node_of(run)
@@ -66,7 +91,7 @@ def _pair_of(stack: ExitStack, run: Run, manifest: Manifest) -> tuple[int, tuple
     pair.fill(one, manifest)
     for database in (redis, postgres):
         database.move(SERVER_CORE)
-    return stack.enter_context(serving("bench.pair", one, SERVER_CORE)).port, (redis, postgres), ""
+    return stack.enter_context(serving("bench.pair", one, SERVER_CORE)), (redis, postgres), ""
 
 
 def _load(port: int, path: str, tokens: list[str], seconds: float) -> Load:
@@ -74,38 +99,34 @@ def _load(port: int, path: str, tokens: list[str], seconds: float) -> Load:
     return Load(port, requests, CONNECTIONS, seconds)
 
 
-def _rows(run: Run, found: list[list[Answered]], size: int, spread: float, why: str) -> list[Row]:
-    feed, constant, other = (
-        statistics.median(answer.rate for answer in answers) if answers else 0.0 for answers in found
-    )
-    share = statistics.median(
-        100 * ours.rate / theirs.rate for ours, theirs in zip(found[0], found[1], strict=True)
-    )
-    slow = statistics.median(answer.latencies_ms[2] for answer in found[0])
-    what = f"{feed:,.0f}/s (p99 {slow:.0f} ms at {CONNECTIONS} connections)"
-    rows = [
-        Row(
-            run.question,
-            SHARE,
-            "%",
-            share,
-            at_least(75),
-            f"{what}; constant body of {size:,} bytes {constant:,.0f}/s",
-        )
-    ]
-    if why:
-        return [*rows, left_out(run.question, TIMES, why, "×", at_least(2))]
-    times = statistics.median(
-        ours.rate / theirs.rate for ours, theirs in zip(found[0], found[2], strict=True)
-    )
+def _medians(found: list[Round]) -> Round:
+    columns = zip(*(msgspec.structs.astuple(one) for one in found), strict=True)
+    return Round(*(statistics.median(column) for column in columns))
+
+
+def _share(run: Run, found: list[list[Round]], size: int) -> Row:
+    feed, constant = _medians(found[0]), _medians(found[1])
+    share = statistics.median(a.rate / b.rate for a, b in zip(found[0], found[1], strict=True))
     beside = (
-        f"{feed:,.0f}/s; Redis + PostgreSQL {other:,.0f}/s on the same one core "
-        f"({spread:,.0f}/s when the databases have another)"
+        f"{feed.rate:,.0f}/s, {feed.cpu_us:,.0f} µs of CPU, p99 {feed.p99_ms:.0f} ms at {CONNECTIONS} "
+        f"connections; constant body of {size:,} bytes {constant.rate:,.0f}/s, {constant.cpu_us:,.0f} µs"
     )
-    return [*rows, Row(run.question, TIMES, "×", times, at_least(2), beside)]
+    return Row(run.question, SHARE, "%", share * 100, at_least(75), beside)
 
 
-def ceiling(run: Run, size: int) -> list[Row]:
+def _times(run: Run, found: list[list[Round]], spread: float, why: str) -> Row:
+    if why:
+        return left_out(run.question, TIMES, why, "×", at_least(2))
+    feed, other = _medians(found[0]), _medians(found[2])
+    times = statistics.median(a.rate / b.rate for a, b in zip(found[0], found[2], strict=True))
+    beside = (
+        f"{feed.rate:,.0f}/s; Redis + PostgreSQL {other.rate:,.0f}/s, {other.cpu_us:,.0f} µs of CPU, on the "
+        f"same one core ({spread:,.0f}/s when the databases have another)"
+    )
+    return Row(run.question, TIMES, "×", times, at_least(2), beside)
+
+
+def ceiling(run: Run, size: int) -> Row:
     """What the load client itself can ask, of nginx: far above what is measured with it."""
     files = run.folder / "ceiling"
     files.mkdir(exist_ok=True)
@@ -115,5 +136,5 @@ def ceiling(run: Run, size: int) -> list[Row]:
         with baselines.nginx(run.folder / "ceiling-nginx", files, SERVER_CORE) as server:
             rate = send(Load(server.port, [request("GET", "/page")], CONNECTIONS, 1.5)).require().rate
     except baselines.Missing as missing:
-        return [left_out(run.question, what, str(missing))]
-    return [Row(run.question, what, "/s", rate, beside=f"nginx serving {size:,} bytes")]
+        return left_out(run.question, what, str(missing))
+    return Row(run.question, what, "/s", rate, beside=f"nginx serving {size:,} bytes")

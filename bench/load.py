@@ -43,6 +43,7 @@ class Answered(msgspec.Struct, frozen=True):
     latencies_ms: list[float]  # 50th, 90th, 99th percentile
     statuses: dict[int, int]
     body_bytes: float  # mean
+    answers: int  # all of them, those before the measuring began too
 
     def require(self, status: int = 200) -> "Answered":
         """Raises RuntimeError where anything else was answered: then the rate says nothing."""
@@ -89,6 +90,7 @@ class _Client:
         self.latencies: list[float] = []
         self.statuses: Counter[int] = Counter()
         self.bytes = 0
+        self.before = 0
 
     def closed_loop(self) -> Answered:
         poll = select.epoll()
@@ -103,6 +105,7 @@ class _Client:
         while (now := time.perf_counter()) < end:
             if not measuring and now >= began:
                 measuring, began = True, now
+                self.before = len(self.latencies)
                 self.latencies.clear()
                 self.statuses.clear()
                 self.bytes = 0
@@ -119,6 +122,7 @@ class _Client:
             [percentile(self.latencies, percent) * 1000 for percent in (50, 90, 99)],
             dict(self.statuses),
             self.bytes / max(1, answers),
+            self.before + answers,
         )
 
     def _send(self, one: _Connection) -> None:

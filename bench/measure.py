@@ -1,8 +1,9 @@
 """Measuring: medians of rounds, percentiles, and what the kernel counts for a process."""
 
+import contextlib
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,16 @@ def written_bytes(pid: int | str = "self") -> int:
     """
     lines = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
     return int(lines["wchar"])
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """Processor time of these processes so far, all threads, user and system."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a worker that has ended since
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def resident_bytes(pid: int, apart: Path) -> int:
