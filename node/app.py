@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 import trio
 
+from cluster.commands import Refused
 from cluster.keys import META_PARTITION
 from cluster.meta import Boot, MetaMachine, PublishKeys
 from cluster.meta import encode as encode_meta
@@ -241,7 +242,11 @@ async def _join_meta(parts: Parts) -> None:
     directory = parts.directory
     router = parts.service.router
     boot = Boot(directory.node_id, directory.boots)
-    await router.execute(META_PARTITION, encode_meta(boot), grows=False)
+    try:
+        await router.execute(META_PARTITION, encode_meta(boot), grows=False)
+    except Refused:
+        directory.take_back_boot()
+        raise
     await publish_keys(parts)
 
 

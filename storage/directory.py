@@ -114,6 +114,11 @@ class DataDirectory:
             raise
         return cls(path, identity, boots, lock)
 
+    def take_back_boot(self) -> None:
+        """This start was refused: it does not count. Else a copy that is started often enough would pass."""
+        self.boots -= 1
+        write_durably(self.path / _BOOTS, b"%d\n" % self.boots)
+
     def close(self) -> None:
         """Give the lock back. May be called twice."""
         if self._lock >= 0:
