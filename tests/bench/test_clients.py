@@ -112,13 +112,14 @@ def test_the_kernel_counts_what_is_written(tmp_path):
 
 
 def test_resident_memory_leaves_out_what_is_mapped_from_a_folder(tmp_path):
-    size = 8 << 20
+    size = 32 << 20  # far more than looking itself takes
     (tmp_path / "mapped").write_bytes(bytes(size))
     with (
         (tmp_path / "mapped").open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
     ):
         assert mapped[::4096].count(0) == size // 4096  # every page is resident now
+        resident_bytes(os.getpid(), tmp_path)  # what looking takes is resident from now on
         everything = resident_bytes(os.getpid(), tmp_path / "elsewhere")
         apart = resident_bytes(os.getpid(), tmp_path)
-    assert everything - apart >= size - (1 << 20)
+    assert everything - apart > size / 2
