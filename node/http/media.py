@@ -150,7 +150,8 @@ def make_routes(parts: Parts, admission: Admission, shared: Uploads) -> Routes:
         upload="application/octet-stream", query=UploadQuery, answers={200: StoredUpload}, signed_in=False,
         asks_who=False, limit="reads",
         problems=(
-            "invalid_signature", "not_found", "upload_expired", "conflict", "size_mismatch", "type_mismatch",
+            "invalid_signature", "not_found", "upload_expired", "upload_mismatch", "size_mismatch",
+            "type_mismatch",
         ),
     )  # fmt: skip
     async def upload(media_id: int) -> Response:

@@ -44,8 +44,8 @@ class Promised(msgspec.Struct, array_like=True, frozen=True):
 class StoreUpload(msgspec.Struct, array_like=True, frozen=True, tag=121):
     """The promised bytes are stored and `Reference`d by the medium's id; answers `Stored`.
 
-    Refused `not_found`, `upload_expired`, `upload_mismatch` (size or type are not those declared) or
-    `conflict` (other bytes came before).
+    Refused `not_found`, `upload_expired`, `size_mismatch` or `type_mismatch` (not what was declared) or
+    `upload_mismatch` (other bytes came before).
     """
 
     owner: int
@@ -94,7 +94,7 @@ def store(apply: Apply, owner: int, blob: bytes, mime: str, size: int, alt: str)
 def _check(mime: str, size: int, alt: str) -> None:
     if mime not in TYPES:
         raise Refused(
-            "unsupported_type", f"content_type: {mime[:40]!r}, want one of {', '.join(sorted(TYPES))}"
+            "unsupported_media", f"content_type: {mime[:40]!r}, want one of {', '.join(sorted(TYPES))}"
         )
     if size <= 0:
         raise Refused("invalid_field", f"size: {size} bytes, want at least 1")
@@ -138,13 +138,14 @@ def store_upload(apply: Apply, command: StoreUpload) -> Stored:
     answer = Stored(media_id, command.size, command.hash)
     if medium.original:
         if medium.original != command.hash:
-            raise Refused("conflict", f"upload {media_id}: other bytes came before")
+            raise Refused("upload_mismatch", f"upload {media_id}: other bytes came before")
         return answer
     if medium.state == FAILED or medium.expires_ms <= apply.now:
         raise Refused("upload_expired", f"upload {media_id}: its time was over")
-    if (command.size, command.mime) != (medium.size, medium.type):
-        detail = f"{command.size} bytes of {command.mime}, declared {medium.size} of {medium.type}"
-        raise Refused("upload_mismatch", f"upload {media_id}: {detail}")
+    if command.size != medium.size:
+        raise Refused("size_mismatch", f"upload {media_id}: {command.size} bytes, declared {medium.size}")
+    if command.mime != medium.type:
+        raise Refused("type_mismatch", f"upload {media_id}: {command.mime}, declared {medium.type}")
     acting(apply, owner)
     UPLOAD_EXPIRIES.delete(apply, UploadExpiryKey(apply.partition, medium.expires_ms, media_id))
     make_job(apply, owner, media_id)

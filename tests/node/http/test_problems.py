@@ -1,5 +1,8 @@
 """Problem answers: the table, strict bodies, and that every error of the application becomes one."""
 
+import re
+from pathlib import Path
+
 import httpx
 import msgspec
 import pytest
@@ -194,3 +197,12 @@ async def test_cors_answers_only_the_origins_of_the_settings():
         httpx.AsyncClient(base_url=running.url) as client,
     ):
         assert (await client.get("/nowhere", headers=asks)).headers["Access-Control-Allow-Origin"] == "*"
+
+
+def test_what_the_state_machine_refuses_to_clients_is_in_the_table():
+    """What is not would be answered as a mistake of ours."""
+    among_ourselves = {"reference_missing", "reservation_expired", "stale_attempt"}  # no client asks for these
+    sources = Path(problems.__file__).resolve().parents[1].glob("social/*.py")
+    raised = {code for file in sources for code in re.findall(r'Refused\(\s*"([a-z_]+)"', file.read_text())}
+    assert len(raised) > 8
+    assert raised - set(problems.CODES) == among_ourselves

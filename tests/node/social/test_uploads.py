@@ -57,12 +57,13 @@ def events(ann, media_id):
 
 STATES = ("absent", "awaiting", "over", "lapsed", "stored", "ready", "failed")
 N, E, M, C = "not_found", "upload_expired", "upload_mismatch", "conflict"
+SIZE, TYPE = "size_mismatch", "type_mismatch"
 # What each event answers in each state: None is success.
 TABLE = {
     "bytes": (N, None, E, E, None, None, None),
-    "other bytes": (N, None, E, E, C, C, C),
-    "other size": (N, M, E, E, None, None, None),  # the same bytes have the same size, whatever is said
-    "other type": (N, M, E, E, None, None, None),
+    "other bytes": (N, None, E, E, M, M, M),
+    "other size": (N, SIZE, E, E, None, None, None),  # the same bytes have the same size, whatever is said
+    "other type": (N, TYPE, E, E, None, None, None),
     "in an album": ("invalid_field", None, None, C, None, None, C),
     "as avatar": ("invalid_field", C, C, C, C, None, C),
 }
@@ -106,7 +107,7 @@ def test_a_promise_says_until_when(world, ann):
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"mime": "text/html"}, "unsupported_type"),
+        ({"mime": "text/html"}, "unsupported_media"),
         ({"size": 0}, "invalid_field"),
         ({"size": -5}, "invalid_field"),
         ({"alt": "a" * (ALT_MAX + 1)}, "invalid_field"),

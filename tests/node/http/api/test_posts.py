@@ -93,7 +93,7 @@ async def test_a_promised_post_goes_through_its_steps(node):
     again = await node.http.put(promise["upload_url"], content=data)
     assert (again.status_code, again.json()) == (200, first.json())
     other = data[:-3] + b"abc"
-    problem(await node.http.put(promise["upload_url"], content=other), 409, "conflict")
+    problem(await node.http.put(promise["upload_url"], content=other), 409, "upload_mismatch")
 
 
 async def test_an_album_waits_for_all_and_its_author_sees_what_is_ready(node):
