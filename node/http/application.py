@@ -138,11 +138,27 @@ class Exchange(TrioASGIHTTPConnection):
             await self._refuse(problem, send)
             return
         # One connection of HTTP/2 carries many requests: that connections are bounded bounds not these.
-        if self.app.in_flight >= self.app.http.connections_max:
+        if self.app.in_flight > self.app.http.connections_max:
             problem = Problem("unavailable", "too many requests at once", {"Retry-After": "5"})
             await self._refuse(problem, send)
             return
-        await super().__call__(receive, send)
+        request = self._create_request_from_scope(send)
+        if self._has_no_body():
+            # Most requests have none, and their answers are short: no task is needed to wait for either.
+            if (await receive())["type"] == "http.disconnect":
+                return
+            request.body.set_complete()
+            await self.handle_request(None, request, send, receive)
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.handle_messages, nursery, request, receive)
+            nursery.start_soon(self.handle_request, nursery, request, send)
+
+    def _has_no_body(self) -> bool:
+        """Whether the head alone says so: RFC 9112 §6.3. On HTTP/2 it does not."""
+        return self.scope["http_version"] < "2" and not any(
+            name in (b"content-length", b"transfer-encoding") for name, _ in self.scope["headers"]
+        )
 
     async def handle_messages(self, nursery: trio.Nursery, request: Any, receive: Any) -> None:  # type: ignore[override]
         body = request.body
@@ -156,11 +172,13 @@ class Exchange(TrioASGIHTTPConnection):
             await body.room()
         nursery.cancel_scope.cancel()
 
-    async def handle_request(self, nursery: trio.Nursery, request: Any, send: Any) -> None:  # type: ignore[override]
+    async def handle_request(  # type: ignore[override]
+        self, nursery: trio.Nursery | None, request: Any, send: Any, receive: Any = None
+    ) -> None:
+        """In a nursery in which `handle_messages` takes in the body; without one where the body is there."""
         request.began = began = perf_counter()
         request.request_id = new_request_id()
         request.answer_headers = {}
-        self.app.in_flight += 1
         response: Any = None
         status = 499  # the client left before there was an answer
         try:
@@ -169,14 +187,30 @@ class Exchange(TrioASGIHTTPConnection):
             if not request.body.complete:
                 await request.body.drain()
             request.body.discard()
-            await self._send_response(send, response)
+            if nursery is None and not isinstance(getattr(response, "response", None), DataBody):
+                await self._send_while_there(send, receive, response)
+            else:
+                await self._send_response(send, response)
         finally:
-            self.app.in_flight -= 1
             rule = request.url_rule
             self.app.observe(rule.rule if rule else "none", request.method, status, perf_counter() - began)
             if isinstance(getattr(response, "response", None), FileBody):
                 response.response.close()
-        nursery.cancel_scope.cancel()
+        if nursery is not None:
+            nursery.cancel_scope.cancel()
+
+    async def _send_while_there(self, send: Any, receive: Any, response: Any) -> None:
+        """Send a long answer, and stop when the client leaves."""
+
+        async def watch(sending: trio.Nursery) -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            sending.cancel_scope.cancel()
+
+        async with trio.open_nursery() as sending:
+            sending.start_soon(watch, sending)
+            await self._send_response(send, response)
+            sending.cancel_scope.cancel()
 
     async def _send_response(self, send: Any, response: Any) -> None:
         body = getattr(response, "response", None)
@@ -264,13 +298,20 @@ class Application(QuartTrio):
         self.http = http
         self.observe = observe
         self.admit: Callable[[Route], Awaitable[None]] = admit_all  # asked before every described route
-        self.in_flight = 0
+        self.in_flight = 0  # requests that have begun and not ended
         # Bodies are counted by the routes (bodies.py) and answers have deadlines per piece (connections.py).
         self.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
         self.config["PROVIDE_AUTOMATIC_OPTIONS"] = True
         self.url_map.merge_slashes = False
         self.url_map.converters["id"] = IdConverter
         problems.install(self)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.in_flight += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.in_flight -= 1
 
 
 def make_application(http: Http, observe: Observe | None = None, name: str = "heliograph") -> Application:
