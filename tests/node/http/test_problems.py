@@ -200,8 +200,8 @@ async def test_cors_answers_only_the_origins_of_the_settings():
 
 
 def test_what_the_state_machine_refuses_to_clients_is_in_the_table():
-    """What is not would be answered as a mistake of ours."""
-    among_ourselves = {"reference_missing", "reservation_expired", "stale_attempt"}  # no client asks for these
+    """What is not would be answered as a mistake of ours; no client asks for what meets these three."""
+    among_ourselves = {"reference_missing", "reservation_expired", "stale_attempt"}
     sources = Path(problems.__file__).resolve().parents[1].glob("social/*.py")
     raised = {code for file in sources for code in re.findall(r'Refused\(\s*"([a-z_]+)"', file.read_text())}
     assert len(raised) > 8
