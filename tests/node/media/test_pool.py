@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,11 @@ async def test_a_worker_killed_in_its_job_is_a_failed_try_and_the_next_one_works
 
 
 def open_files(pid):
-    return [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    found = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            found.append(os.readlink(path))
+    return found
 
 
 def cpu_ticks(pid):
