@@ -29,6 +29,7 @@ CORES = (
         f"cluster/{name}.py"
         for name in ("commands", "courier", "keys", "mailbox", "memory", "meta", "partition", "streams")
     ),
+    "cluster/raft*.py",
     "node/social/*.py",
     "node/feeds/*.py",
 )
