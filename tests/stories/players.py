@@ -9,7 +9,8 @@
     cem likes dawn => 404
 
 A line is something that somebody does or something that holds. What is done succeeds unless the line ends
-with `=>` and a status. `anyone` is a reader without a token. Before what holds is looked at, everything settles.
+with `=>` and a status. `anyone` is a reader without a token. Before what holds is looked at, everything
+settles.
 """
 
 import re
