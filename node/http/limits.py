@@ -133,6 +133,37 @@ def address_key(address: str) -> str:
     return f"address:{parsed}"
 
 
+class Crowd:
+    """How many connections each address holds: at most `most_each`, so that one cannot take them all.
+
+    Those of trusted proxies are not counted, for they come in the name of many. Bounded by the connections
+    that are open.
+    """
+
+    def __init__(self, most_each: int, proxies: "Proxies") -> None:
+        self._most_each = most_each
+        self._proxies = proxies
+        self._held: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def enter(self, peer: str) -> bool:
+        """Whether one more is welcome; if so, `leave` when it ends."""
+        key = address_key(peer)
+        held = self._held.get(key, 0)
+        if held >= self._most_each and not self._proxies.trusts(peer):
+            return False
+        self._held[key] = held + 1
+        return True
+
+    def leave(self, peer: str) -> None:
+        key = address_key(peer)
+        self._held[key] -= 1
+        if not self._held[key]:
+            del self._held[key]
+
+
 class Proxies:
     """Whose word about a client's address is taken (`http.trusted_proxies`)."""
 
@@ -149,7 +180,7 @@ class Proxies:
         if not self._networks or not forwarded_for:
             return client
         for entry in reversed(forwarded_for.split(",")[-FORWARDED_MAX:]):
-            if not self._trusts(client):
+            if not self.trusts(client):
                 break
             address = _without_port(entry.strip())
             try:
@@ -159,7 +190,8 @@ class Proxies:
             client = address
         return client
 
-    def _trusts(self, address: str) -> bool:
+    def trusts(self, address: str) -> bool:
+        """Whether this address is one of them."""
         try:
             parsed = ip_address(address)
         except ValueError:

@@ -16,6 +16,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import wrap_app
 
 from node.http.connections import Connection, refusal
+from node.http.limits import Crowd, Proxies
 from node.http.problems import Problem
 from node.logs import get_logger
 from node.settings import Http
@@ -24,6 +25,7 @@ BACKLOG = 1024  # connections the kernel holds until they are accepted: one burs
 DESCRIPTORS_SPARE = 512  # for files, LMDB and peers, beside one descriptor per connection
 REQUESTS_PER_CONNECTION_MAX = 100_000  # then a client reconnects, so that load spreads anew
 STREAMS_PER_CONNECTION_MAX = 100  # HTTP/2 requests at once on one connection
+ADDRESS_PART = 10  # of all connections, one address (IPv6: a /64) may hold this part: 1,000 by default
 FULL_S = 1.0  # for telling a client that there is no room for it
 
 log = get_logger("http")
@@ -34,7 +36,7 @@ class Statistics(msgspec.Struct, frozen=True):
 
     connections: int  # open now
     accepted_total: int
-    refused_total: int  # over connections_max
+    refused_total: int  # over connections_max, or over one address's part of it
     failed_total: int  # closed by the guard: an exception that would have ended the server
     cut_total: int  # by a deadline or for taking no bytes
 
@@ -61,6 +63,8 @@ class Server:
         self._config = _hypercorn_config(settings)
         self._context = WorkerContext(None)
         self._open: set[Connection] = set()
+        most_each = max(1, settings.connections_max // ADDRESS_PART)
+        self._crowd = Crowd(most_each, Proxies(settings.trusted_proxies))
         self._accepted = self._refused = self._failed = self._cut = 0
 
     def statistics(self) -> Statistics:
@@ -106,7 +110,12 @@ class Server:
 
     async def _guard(self, stream: Any) -> None:
         """Run one connection; whatever it raises ends that one, is counted and logged."""
-        if len(self._open) >= self._settings.connections_max:
+        try:
+            peer = _peer_of(stream)
+        except OSError:  # it left while it waited to be accepted
+            await trio.aclose_forcefully(stream)
+            return
+        if len(self._open) >= self._settings.connections_max or not self._crowd.enter(peer):
             self._refused += 1
             await _refuse(stream)
             return
@@ -126,6 +135,7 @@ class Server:
             if cancelled is not None:
                 raise cancelled from None
         finally:
+            self._crowd.leave(peer)
             self._open.discard(connection)
             if connection.reason:
                 self._cut += 1
@@ -175,6 +185,13 @@ def _allow_descriptors(connections_max: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed < wanted:
         log.warning("fewer open files are allowed than connections need", allowed=allowed, wanted=wanted)
+
+
+def _peer_of(stream: Any) -> str:
+    """The address at the other end. Raises OSError where there is none any more."""
+    below = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    peer: str = below.socket.getpeername()[0]
+    return peer
 
 
 async def _refuse(stream: Any) -> None:

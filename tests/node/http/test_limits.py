@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.http.limits import Limit, Limits, Proxies, address_key
+from node.http.limits import Crowd, Limit, Limits, Proxies, address_key
 from node.http.problems import Problem
 from node.settings import Limits as LimitSettings
 
@@ -104,3 +104,17 @@ def test_an_ipv6_subscriber_is_one_caller(address, key):
 def test_only_trusted_proxies_are_believed(peer, forwarded, client):
     assert Proxies(["10.0.0.0/8"]).client(peer, forwarded) == client
     assert Proxies([]).client(peer, forwarded) == peer
+
+
+def test_each_address_has_its_part_of_the_connections_and_proxies_all():
+    crowd = Crowd(2, Proxies(["10.0.0.0/8"]))
+    assert [crowd.enter("192.0.2.1") for _ in range(3)] == [True, True, False]
+    assert [crowd.enter(f"2001:db8::{n}") for n in (1, 2, 3)] == [True, True, False]
+    assert [crowd.enter("::ffff:192.0.2.1"), crowd.enter("192.0.2.2")] == [False, True]
+    assert all(crowd.enter("10.1.2.3") for _ in range(9))
+    crowd.leave("192.0.2.1")
+    assert [crowd.enter("192.0.2.1"), crowd.enter("192.0.2.1")] == [True, False]
+    left = ["192.0.2.1"] * 2 + ["2001:db8::9"] * 2 + ["192.0.2.2"] + ["10.1.2.3"] * 9
+    for peer in left:
+        crowd.leave(peer)
+    assert len(crowd) == 0

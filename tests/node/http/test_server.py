@@ -217,7 +217,7 @@ async def test_back_pressure_holds_the_sender_and_a_whole_body_does_not_deadlock
 
 
 async def test_connections_are_counted_and_capped():
-    async with ours(make_app(), connections_max=3) as running:
+    async with ours(make_app(), connections_max=3, trusted_proxies=("127.0.0.0/8",)) as running:
         held = [await running.connect() for _ in range(3)]
         for stream in held:
             await stream.send_all(b"GET /ok HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -307,31 +307,6 @@ async def test_rubbish_gets_an_answer_or_a_close_and_the_server_lives(raw):
             assert got[9:10] == b"4" and b"application/problem+json" in got
         await get_ok(running)
         assert running.server.statistics().failed_total == 0
-
-
-async def test_a_body_with_two_lengths_ends_the_connection_and_hides_no_second_request():
-    async with ours(make_app()) as running:
-        smuggled = b"GET /ok HTTP/1.1\r\nHost: x\r\n\r\n"
-        lengths = b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n"
-        head = b"POST /whole HTTP/1.1\r\nHost: x\r\n" + lengths + b"\r\n"
-        with trio.fail_after(5):
-            got = await exchange(await running.connect(), head + b"0\r\n\r\n" + smuggled)
-        assert got.startswith(b"HTTP/1.1 400") and got.count(b"HTTP/1.1") == 1 and b"fine" not in got
-        assert running.server.statistics().failed_total == 0
-
-
-async def test_an_upgrade_to_http2_without_tls_is_not_taken():
-    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAA\r\n"
-    async with ours(make_app()) as running:
-        stream = await running.connect()
-        with trio.fail_after(5):
-            await stream.send_all(b"GET /ok HTTP/1.1\r\nHost: x\r\n" + upgrade + b"\r\n")
-            got = await stream.receive_some(65536)
-            assert got.startswith(b"HTTP/1.1 200") and got.endswith(b"fine")
-            # The same connection still speaks HTTP/1.1, so a proxy before us reads what we read.
-            assert (
-                await exchange(stream, b"GET /ok HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            ).endswith(b"fine")
 
 
 async def test_many_resets_close_the_connection():
