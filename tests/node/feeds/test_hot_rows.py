@@ -88,7 +88,8 @@ class Hot(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 30))
     def delete(self, which):
-        if which < len(self.posts) and (row := self.village.row(self.posts[which])) is not None:
+        row = self.village.row(self.posts[which]) if which < len(self.posts) else None
+        if row is not None and not row.deleting:
             self.village.delete(row.author, self.posts[which])
 
     @rule(who=st.integers(0, 3), private=st.booleans())
@@ -101,7 +102,6 @@ class Hot(RuleBasedStateMachine):
         self.village.settle()
 
     def try_(self, home, command):
-
         try:
             self.village.run(home, command)
         except Refused as refusal:
