@@ -22,6 +22,7 @@ SECRET_NAMES = frozenset(
         "set_cookie",
         "password",
         "new_password",
+        "passphrase",
         "token",
         "access_token",
         "refresh_token",

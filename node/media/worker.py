@@ -27,6 +27,7 @@ LENGTH_BYTES = 4
 EXIT_MEMORY = 3  # exit status: the job needed more memory than the limit
 OOM_SCORE = b"1000"  # if the machine runs out of memory, the kernel takes a worker and never the node
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_NO_NEW_PRIVS = 38
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -100,6 +101,9 @@ def confine(limits: Limits) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    # What an image might make of this process can start no program that has more rights than it.
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
     if os.getppid() != limits.parent_pid:  # it died before the line above
         raise SystemExit(0)
     for what, most in (

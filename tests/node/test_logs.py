@@ -33,6 +33,7 @@ def test_json_lines_hide_secrets(restored):
         "request",
         bytes=12,
         password="hunter2",
+        passphrase="hunter2",
         headers={"Authorization": "Bearer abc", "Accept": "x"},
         words=f"got {token} and bearer abc123",
         url="/media/a.webp?exp=1&sig=c2lnbmF0dXJl",

@@ -301,6 +301,7 @@ async def test_a_worker_is_small_confined_and_knows_nothing_of_the_node(original
             status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
             assert int(status["VmRSS"].split()[0]) < 60_000  # kB, after twelve megapixels
             assert int(status["Threads"]) == 1
+            assert int(status["NoNewPrivs"]) == 1
 
 
 PARENT = """
