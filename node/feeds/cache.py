@@ -29,6 +29,7 @@ from node.social.changes import Published, Restricted, decode
 from storage.rows import Reader
 
 PLACES_KEPT: Final = 150  # of a feed: seven pages of 20; cut back to these when there are twice as many
+FRESH_MAX: Final = 64  # pushed places that wait in an entry for its next page: so a push is an append
 ENTRY_SHARE: Final = 8  # an entry may have this part of the cache: a reader of thousands does not empty it
 SEEN_MS: Final = 60_000  # no snapshot lives as long as that: it ends with its synchronous block
 ASKED_MAX: Final = 10_000  # readers remembered for having asked once
@@ -58,6 +59,7 @@ class Entry:
         "authors",
         "counts",
         "ended",
+        "fresh",
         "full",
         "kept",
         "keys",
@@ -88,6 +90,7 @@ class Entry:
         self.authors = authors  # 8 bytes each, the reader among them
         self.places = bytearray(b"".join(reversed(places)))  # oldest first, so that a push is an append
         self.newest = places[0] if places else _NOWHERE
+        self.fresh: list[bytes] = []  # pushed and not yet among the places: in any order
         self.full = 2 * kept * PLACE_BYTES
         self.kept = kept
         self.ended = len(places) < kept  # older than the oldest place there is nothing
@@ -97,22 +100,26 @@ class Entry:
         held = sum(len(value) for value in packs.values()) + len(authors)
         self.size = _ENTRY_BYTES + held + followed * _FOLLOWED_BYTES + 2 * kept * PLACE_BYTES
 
-    def put(self, new: bytes) -> None:
-        """Put a place where it belongs; mostly that is the end."""
-        places = self.places
-        if new < self.newest:
-            places += new
-            self.newest = new
-        else:
-            at = self.below(new)
-            if places[at : at + PLACE_BYTES] == new or (at == 0 and not self.ended):
-                return  # there already, or older than what the entry covers
-            places[at:at] = new
+    def settle(self) -> None:
+        """Bring the fresh places to where they belong: mostly behind the newest, and all at once."""
+        places, fresh = self.places, sorted(set(self.fresh), reverse=True)
+        self.fresh.clear()
+        at = len(places)
+        if fresh[0] >= self.newest:
+            at = self.below(fresh[0])
+            if at == 0 and not self.ended:
+                edge = bytes(places[:PLACE_BYTES])  # the entry covers nothing older
+                fresh = [place for place in fresh if place <= edge]
+            fresh = sorted({*fresh, *_places_in(bytes(places[at:]))}, reverse=True)
+        places[at:] = b"".join(fresh)
         if len(places) > self.full:
             del places[: -self.kept * PLACE_BYTES]
             self.ended = False
+        self.newest = bytes(places[-PLACE_BYTES:]) or _NOWHERE
 
     def remove(self, gone: bytes) -> None:
+        if self.fresh:
+            self.settle()
         at = self.below(gone)
         # The oldest place is the edge of what the entry covers: it stays, and falls out of the page.
         if self.places[at : at + PLACE_BYTES] == gone and (at > 0 or self.ended):
@@ -166,6 +173,8 @@ class FeedCache:
 
     def places(self, rows: Reader, timelines: Timelines, entry: Entry, start: bytes) -> Places:
         """The feed of an entry from `start` on: its places, then a merge below them; `start` as in Merge."""
+        if entry.fresh:
+            entry.settle()
         held = _Held(rows, timelines, entry, start)
         if entry.pulled_of != self._pulled_changes:
             followers = self._followers
@@ -249,11 +258,10 @@ class FeedCache:
             if isinstance(change, Published):
                 self._pushes += len(readers)
                 for entry in readers:
-                    if where < entry.newest and len(entry.places) < entry.full:
-                        entry.newest = where
-                        entry.places += where
-                    else:
-                        entry.put(where)
+                    fresh = entry.fresh
+                    fresh.append(where)
+                    if len(fresh) == FRESH_MAX:
+                        entry.settle()
             else:
                 for entry in readers:
                     entry.remove(where)
@@ -285,6 +293,10 @@ class FeedCache:
             pushes=self._pushes,
             resets=self._resets,
         )
+
+
+def _places_in(joined: bytes) -> list[bytes]:
+    return [joined[i : i + PLACE_BYTES] for i in range(0, len(joined), PLACE_BYTES)]
 
 
 def _each(authors: bytes) -> list[bytes]:
