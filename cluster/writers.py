@@ -270,6 +270,7 @@ class JournalWriter:
         self._queue: SimpleQueue[Proposal | _Stop | _Release] = SimpleQueue()
         self.propose = self._queue.put
         self.full = False  # the disk had no room for the last batch
+        self._looked_at = 0  # batches when the journal was last tended
         self.batches = 0
         self.entries = 0
 
@@ -352,7 +353,15 @@ class JournalWriter:
         self.full = False
         return True
 
+    def _mark_when_idle(self) -> None:
+        """Say in the journal that the last batch is synced: without a word after it, damage to it would pass
+        for a torn tail. While batches come, each says so of the one before."""
+        if self._looked_at == self.batches:
+            self._journal.mark()
+        self._looked_at = self.batches
+
     def _release(self) -> None:
+        self._mark_when_idle()
         mask = len(self._shards) - 1
         states = [HardState(number, LONE_TERM, b"", last) for number, last in self._last.items() if last]
         try:

@@ -54,6 +54,9 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True):
         tuple[str, ...], _note("addresses or networks whose X-Forwarded-For is believed; comma-separated")
     ] = ()
     connections_max: Annotated[Count, _note("open connections; one more is answered 503 and closed")] = 10_000
+    connections_per_address_max: Annotated[
+        int, _note("open connections of one address (IPv6: a /64) but trusted proxies; 0: no bound", ge=0)
+    ] = 0
     header_bytes_max: Annotated[
         int, _note("bytes of one request's header block; more is answered 431", ge=1024, le=MIB)
     ] = 32 * KIB

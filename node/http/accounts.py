@@ -210,8 +210,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
     async def sign_in() -> Response:
         wanted = await read_json(request, SignIn, STRANGERS_BYTES_MAX)
         name = folded(wanted.username)[:64]
-        keys = [f"name:{name}", f"{g.address}:sign_in"]
-        answer_headers().update(parts.limits.take("sign_in", keys, now_s()).headers())
+        count_sign_in(f"name:{name}")
         with service.read() as rows:
             user = named(parts, rows, wanted.username)
         token = await session_of.open(user or 0, wanted.password)
@@ -331,9 +330,16 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
         with service.read() as rows:
             return people.user_view(rows, user_id, user_id, renderer.avatar_url)
 
+    def count_sign_in(whose: str) -> None:
+        """Raises Problem rate_limited."""
+        wide = [whose, f"{g.address}:sign_in"]
+        parts.limits.look("sign_in_wide", wide, now_s())
+        verdict = parts.limits.take("sign_in", [f"{whose}@{g.address}"], now_s())
+        parts.limits.take("sign_in_wide", wide, now_s())
+        answer_headers().update(verdict.headers())
+
     async def checked_again(user_id: int, password: str) -> int:
-        keys = [f"user:{user_id}:password", f"{g.address}:sign_in"]
-        answer_headers().update(parts.limits.take("sign_in", keys, now_s()).headers())
+        count_sign_in(f"user:{user_id}:password")
         return await session_of.check(user_id, password)
 
     return routes

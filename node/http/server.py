@@ -25,7 +25,6 @@ BACKLOG = 1024  # connections the kernel holds until they are accepted: one burs
 DESCRIPTORS_SPARE = 512  # for files, LMDB and peers, beside one descriptor per connection
 REQUESTS_PER_CONNECTION_MAX = 100_000  # then a client reconnects, so that load spreads anew
 STREAMS_PER_CONNECTION_MAX = 100  # HTTP/2 requests at once on one connection
-ADDRESS_PART = 10  # of all connections, one address (IPv6: a /64) may hold this part: 1,000 by default
 FULL_S = 1.0  # for telling a client that there is no room for it
 
 log = get_logger("http")
@@ -63,7 +62,7 @@ class Server:
         self._config = _hypercorn_config(settings)
         self._context = WorkerContext(None)
         self._open: set[Connection] = set()
-        most_each = max(1, settings.connections_max // ADDRESS_PART)
+        most_each = settings.connections_per_address_max or settings.connections_max
         self._crowd = Crowd(most_each, Proxies(settings.trusted_proxies))
         self._accepted = self._refused = self._failed = self._cut = 0
 

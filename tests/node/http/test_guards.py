@@ -8,7 +8,7 @@ from tests.node.http.test_server import get_ok, make_app
 
 
 async def test_one_address_cannot_take_all_connections():
-    async with ours(make_app(), connections_max=20) as running:
+    async with ours(make_app(), connections_max=20, connections_per_address_max=2) as running:
         held = [await running.connect() for _ in range(2)]
         for stream in held:
             await stream.send_all(b"GET /ok HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -118,3 +118,11 @@ def test_each_address_has_its_part_of_the_connections_and_proxies_all():
     for peer in left:
         crowd.leave(peer)
     assert len(crowd) == 0
+
+
+def test_a_clock_that_was_set_back_locks_nobody_out():
+    limit = Limit(10, 60.0, 100)
+    for _ in range(10):
+        assert limit.take("ann", 1_000_000.0).allowed
+    assert not limit.take("ann", 1_000_000.0).allowed
+    assert limit.take("ann", 1_000_000.0 - 3600).allowed

@@ -2,10 +2,11 @@
 
 import re
 
+import httpx
 from blake3 import blake3
 
 from tests.node.http.api.answers import problem
-from tests.node.nodes import PASSWORD, User, picture
+from tests.node.nodes import PASSWORD, User, picture, running
 
 USER = {
     *("id", "username", "display_name", "bio", "avatar_url", "private", "role", "follower_count"),
@@ -228,3 +229,17 @@ async def test_a_deleted_account_is_gone_and_its_name_rests(node):
     answer = await node.http.post("/v1/sessions", json={"username": "ada", "password": PASSWORD})
     problem(answer, 401, "wrong_credentials")
     assert (await node.http.get(post["photo_url"])).status_code == 404
+
+
+async def test_wrong_passwords_from_one_address_do_not_keep_the_owner_out(tmp_path):
+    """Ten wrong passwords a minute from one address; the owner signs in from another."""
+    async with running(tmp_path / "data", "limits.sign_in_count=10") as node:
+        await node.sign_up("owner")
+        wrong = {"username": "owner", "password": "not the password"}
+        async with httpx.AsyncClient(base_url=node.url, timeout=30) as guesser:
+            statuses = [(await guesser.post("/v1/sessions", json=wrong)).status_code for _ in range(12)]
+        assert statuses == [401] * 10 + [429] * 2
+        elsewhere = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+        right = {"username": "owner", "password": PASSWORD}
+        async with httpx.AsyncClient(base_url=node.url, transport=elsewhere, timeout=30) as owner:
+            assert (await owner.post("/v1/sessions", json=right)).status_code == 201
