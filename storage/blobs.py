@@ -4,7 +4,7 @@ The index is that of the `Reserve` command that put the file there. A later `Col
 with a lower index, so a file put there again after the collection was decided stays. The index stands in the
 name, not in an extended attribute or a file beside it: raising it is one atomic rename, and it survives every
 crash, every kind of backup and every file system. (The price is a look into a directory, a few entries long,
-to find a file.)
+to find a file whose index is not remembered.)
 
 A file is durable when `place` returns: bytes synced, renamed from the staging area, and its directories
 synced, the newly made ones too. No bytes are handed out before this process has read them and found that they
@@ -137,7 +137,7 @@ class Blobs:
         self._state = threading.Lock()  # guards all that follows; held for moments
         self._durable_leaves = bytearray(LEAVES)  # 1: the leaf's name is synced in its parents
         self._counted_leaves = bytearray(LEAVES)
-        self._verified: OrderedDict[bytes, None] = OrderedDict()
+        self._verified: OrderedDict[bytes, int] = OrderedDict()  # with the index their file had
         self._staged: set[Path] = set()
         self._blobs = self._bytes = self._damaged = self._foreign = 0
         self._counted = False
@@ -238,19 +238,35 @@ class Blobs:
         The first open of a blob reads it whole (1.5 ms for 8 MB). Raises BlobMissing, or BlobDamaged after
         moving the file to quarantine.
         """
-        file = self._open_unverified(digest)
+        file = self._open_remembered(digest)
+        if file is not None:
+            return file
+        file, index = self._open_unverified(digest)
         try:
             with self._state:
                 known = digest in self._verified
                 if known:
-                    self._verified.move_to_end(digest)
+                    self._verified[digest] = index
             if not known:
-                self._verify_open(digest, file)
+                self._verify_open(digest, file, index)
                 file.seek(0)
         except BaseException:
             file.close()
             raise
         return file
+
+    def _open_remembered(self, digest: bytes) -> FileIO | None:
+        """The file under the name it had when it was verified: no lock and no search, for no other bytes than
+        those that were verified or placed ever get that name."""
+        with self._state:
+            index = self._verified.get(digest)
+            if index is None:
+                return None
+            self._verified.move_to_end(digest)
+        try:
+            return _opened(self._leaf(digest) / _name(digest, index))
+        except FileNotFoundError:  # its index was raised since, or it is gone
+            return None
 
     def known_good(self, digest: bytes) -> bool:
         """Whether `open` would spare itself the reading, since this process has verified the bytes."""
@@ -270,7 +286,7 @@ class Blobs:
 
     def size(self, digest: bytes) -> int:
         """In bytes. Raises BlobMissing."""
-        with self._open_unverified(digest) as file:
+        with self._open_unverified(digest)[0] as file:
             return os.fstat(file.fileno()).st_size
 
     def reserve_index(self, digest: bytes) -> int:
@@ -286,17 +302,19 @@ class Blobs:
 
         Raises BlobMissing, or BlobDamaged after moving the file to quarantine.
         """
-        with self._open_unverified(digest) as file:
-            return self._verify_open(digest, file)
+        file, index = self._open_unverified(digest)
+        with file:
+            return self._verify_open(digest, file, index)
 
-    def _open_unverified(self, digest: bytes) -> FileIO:
+    def _open_unverified(self, digest: bytes) -> tuple[FileIO, int]:
+        """The file and its index."""
         with self._locked(digest):
             found = self._find(digest)
             if found is None:
                 raise BlobMissing(f"no blob {digest.hex()}")
-            return FileIO(os.open(found, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "r")
+            return _opened(found), _index(found)
 
-    def _verify_open(self, digest: bytes, file: FileIO) -> int:
+    def _verify_open(self, digest: bytes, file: FileIO, index: int) -> int:
         actual, size = _hash(file)
         if actual != digest:
             with self._state:
@@ -305,7 +323,7 @@ class Blobs:
                 self._quarantine_file(digest, os.fstat(file.fileno()).st_ino)
             raise BlobDamaged(f"blob {digest.hex()}: its {size} bytes have the hash {actual.hex()}")
         with self._state:
-            self._verified[digest] = None
+            self._verified[digest] = index
             self._verified.move_to_end(digest)
             if len(self._verified) > VERIFIED_MAX:
                 self._verified.popitem(last=False)

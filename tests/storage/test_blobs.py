@@ -142,6 +142,17 @@ def test_what_was_verified_before_a_removal_is_verified_anew(blobs, tmp_path):
         blobs.open(digest)
 
 
+def test_what_was_verified_is_found_again_when_its_index_was_raised(blobs, tmp_path):
+    digest = put(blobs, b"right", 1)
+    blobs.open(digest).close()
+    put(blobs, b"right", 9)
+    assert content(blobs, digest) == b"right"  # under a name that was not remembered
+    assert blobs.known_good(digest)
+    file_of(tmp_path, digest).rename(tmp_path / "elsewhere")
+    with pytest.raises(BlobMissing):
+        blobs.open(digest)
+
+
 def test_a_put_over_damaged_bytes_mends_them(tmp_path):
     digest = put(opened(tmp_path), b"right", 9)
     file_of(tmp_path, digest).write_bytes(b"wrong")
