@@ -167,6 +167,10 @@ class Replicas:
         """All partitions as last committed; for one synchronous block (`with`)."""
         return Snapshot(self._shards)
 
+    def readable(self, *partitions: int) -> bool:
+        """Whether `visible` would return at once."""
+        return not any(self._unread[partition & self._mask] for partition in partitions)
+
     async def visible(self, *partitions: int) -> None:
         """Return when all that was answered in these partitions can be read by a new snapshot."""
         for number in {partition & self._mask for partition in partitions}:

@@ -91,6 +91,10 @@ class Router:
         with trio.move_on_after(TAKEN_WITHIN_S):
             await self.replicas.taken(mark)
 
+    def readable(self, *partitions: int) -> bool:
+        """Whether `visible` would return at once."""
+        return self.replicas.readable(*partitions)
+
     async def visible(self, *partitions: int) -> None:
         """Return when all that was answered in these partitions can be read."""
         await self.replicas.visible(*partitions)

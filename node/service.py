@@ -149,6 +149,8 @@ class Service:
 
         Raises ValueError for a token that is none of ours.
         """
+        if token is None and self.router.readable(*own):
+            return
         marks = [] if token is None else parse_token(token)
         with trio.move_on_after(CAUGHT_UP_WITHIN_S):
             for mark in marks:

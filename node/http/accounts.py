@@ -20,6 +20,7 @@ from node.http.problems import Body, Problem
 from node.http.tokens import Signer, TokenError
 from node.parts import Parts, now_s
 from node.passwords import PASSWORD_MAX, PASSWORD_MIN
+from node.service import EVERYBODY
 from node.social import accounts, deletion, listings, people, sessions, texts
 from node.social.people import UserView
 from node.social.texts import folded
@@ -247,7 +248,8 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
             who.user, wanted.display_name, wanted.bio, avatar_of(wanted), wanted.private
         )
         home = partition_of(who.user)
-        tell(await service.do(home, command))
+        # Whoever makes an account private may rely on it: its pictures are hidden when the answer comes.
+        tell(await service.do(home, command, told=None if wanted.private is None else EVERYBODY))
         await service.caught_up(None, (home,))
         return render(await own())
 

@@ -215,8 +215,11 @@ def set_avatar(apply: Apply, owner: int, media_id: int) -> Avatar | None:
 
 # --- private, public, suspended ------------------------------------------------------------------------
 def set_visibility(apply: Apply, owner: int) -> None:
-    """Call after the account's row changed who may see it (private, state): its media follow, as work."""
-    apply.later(encode(SetVisibility(owner, 0)))
+    """Call after the account's row changed who may see it (private, state): its media follow, the first
+    MEDIA_PER_PIECE at once, all others as work."""
+    rest = continue_visibility(apply, SetVisibility(owner, 0))
+    if rest is not None:
+        apply.later(encode(rest))
 
 
 def continue_visibility(apply: Apply, work: SetVisibility) -> SetVisibility | None:
