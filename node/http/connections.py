@@ -15,13 +15,14 @@ from typing import Any
 import h2.events
 import h11
 import trio
+from h11._readers import ContentLengthReader
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol.events import Body, Response
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import Response
 from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
+from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol
 from hypercorn.trio.task_group import TaskGroup, _handle
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
@@ -30,9 +31,10 @@ from hypercorn.utils import parse_socket_addr
 from node.http.problems import MEDIA_TYPE, Problem, document
 from node.settings import Http
 
-RECEIVE_BYTES = 64 * 1024  # one read of the socket: large enough that an upload costs few wake-ups
+RECEIVE_BYTES = 64 * 1024  # one read of the socket between requests
+BODY_RECEIVE_BYTES = 256 * 1024  # and within one: large enough that an upload costs few wake-ups
 SEND_BYTES = 64 * 1024  # one deadline covers this much, so a slow but living client is not cut
-QUEUED_EVENTS_MAX = 4  # reads that wait for the app beside what its body buffer holds: 256 KiB
+QUEUED_EVENTS_MAX = 1  # reads that wait for the app beside what its body buffer holds: 256 KiB
 LINGER_S = 2.0  # how long a closing connection still reads, so that a reset does not destroy the answer
 LINGER_BYTES_MAX = 16 * 1024 * 1024  # and how much: a whole photo that was refused at its head
 RESETS_MAX = (
@@ -72,22 +74,32 @@ class AppTasks(TaskGroup):
         # On HTTP/1.1 whatever is sent reaches the socket within the call, and has its deadline there.
         to_client = send if scope["http_version"] < "2" else bounded_send
 
+        async def receive() -> Any:
+            try:
+                return await from_client.receive()
+            except trio.EndOfChannel:
+                return {"type": "http.disconnect"}
+
         async def run() -> None:
             with from_client:
                 await _handle(
                     app,
                     config,
                     scope,
-                    from_client.receive,
+                    receive,
                     to_client,
                     trio.to_thread.run_sync,
                     trio.from_thread.run,
                 )
 
         async def put(event: Any) -> None:
+            if event["type"] == "http.disconnect":
+                # Often told by the app's own last send: it must not wait until the app has read the queue.
+                to_app.close()
+                return
             try:
                 await to_app.send(event)
-            except trio.BrokenResourceError:
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return  # the app has answered; the rest of the body is for nobody
 
         self._nursery.start_soon(run)
@@ -103,6 +115,30 @@ class Http1(H11Protocol):
     refusals."""
 
     _head: bytes = b""
+
+    async def handle(self, event: Event) -> None:
+        """As in the superclass, but bytes within a body of known length go to the app as they came: h11 would
+        copy them three times."""
+        if isinstance(event, RawData) and self.stream is not None and self._within_body(event.data):
+            await self.stream.handle(Body(stream_id=STREAM_ID, data=event.data))
+        else:
+            await super().handle(event)
+
+    def _within_body(self, data: bytes) -> bool:
+        """Whether all of `data` belongs to the body under way, and is not its end, which is h11's to find."""
+        if not data or not isinstance(self.connection, h11.Connection):
+            return False
+        reader = self.connection._reader
+        if (
+            not isinstance(reader, ContentLengthReader)
+            or self.connection.their_state is not h11.SEND_BODY
+            or self.connection.they_are_waiting_for_100_continue
+            or self.connection._receive_buffer
+            or len(data) >= reader._remaining
+        ):
+            return False
+        reader._remaining -= len(data)
+        return True
 
     async def stream_send(self, event: StreamEvent) -> None:
         if isinstance(event, Response) and event.status_code >= 200:
@@ -303,7 +339,8 @@ class Connection:
         while not self._closing:
             with trio.CancelScope(deadline=self._deadline) as self._reading:
                 try:
-                    data = await self._stream.receive_some(RECEIVE_BYTES)
+                    size = RECEIVE_BYTES if self._waiting else BODY_RECEIVE_BYTES
+                    data = await self._stream.receive_some(size)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     data = b""
             if self._reading.cancelled_caught:

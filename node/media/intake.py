@@ -25,6 +25,9 @@ RESERVED_MS: Final = 3600 * 1000  # for placing what is staged already: far more
 WRITE_BYTES: Final = 256 << 10  # gathered before a hop to the thread that writes and hashes
 
 
+Piece = bytes | bytearray
+
+
 class TooLarge(Exception):
     """More bytes than may come: the client's fault."""
 
@@ -69,17 +72,16 @@ class Intake:
             raise StorageFull(str(wrong)) from None
 
     async def _receive(self, staged: Staged, chunks: AsyncIterable[bytes]) -> Received:
-        head = b""
-        gathered = bytearray()
-        async for chunk in chunks:
-            if len(head) < SNIFF_BYTES:
-                head += chunk[: SNIFF_BYTES - len(head)]
-            gathered += chunk
-            if len(gathered) >= WRITE_BYTES:
-                await trio.to_thread.run_sync(staged.write, gathered)
-                gathered = bytearray()
-        if gathered:
-            await trio.to_thread.run_sync(staged.write, gathered)
+        try:
+            async with trio.open_nursery() as nursery:
+                to_file, pieces = trio.open_memory_channel[Piece](0)
+                nursery.start_soon(_write, staged, pieces)
+                head = await _gather(chunks, to_file)
+        except BaseExceptionGroup as failures:
+            _, told = failures.split(trio.Cancelled)
+            if told is None:
+                raise
+            raise told.exceptions[0] from None
         digest, size = await trio.to_thread.run_sync(staged.finish)
         return Received(staged, digest, size, sniff(head))
 
@@ -110,3 +112,28 @@ class Intake:
         except BlobsFull as wrong:
             raise StorageFull(str(wrong)) from None
         await self._service.do(home, Reference(digest, index, media, owner, size, mime))
+
+
+async def _gather(chunks: AsyncIterable[bytes], to_file: trio.MemorySendChannel[Piece]) -> bytes:
+    """Join small chunks to pieces that are worth a hop to a thread. Returns the first bytes of all."""
+    head, gathered = b"", bytearray()
+    with to_file:
+        async for chunk in chunks:
+            if len(head) < SNIFF_BYTES:
+                head += chunk[: SNIFF_BYTES - len(head)]
+            if not gathered and len(chunk) >= WRITE_BYTES:
+                await to_file.send(chunk)
+                continue
+            gathered += chunk
+            if len(gathered) >= WRITE_BYTES:
+                await to_file.send(gathered)
+                gathered = bytearray()
+        if gathered:
+            await to_file.send(gathered)
+    return head
+
+
+async def _write(staged: Staged, pieces: trio.MemoryReceiveChannel[Piece]) -> None:
+    """Write and hash one piece while the next is received; there is never more than one of each."""
+    async for piece in pieces:
+        await trio.to_thread.run_sync(staged.write, piece)
