@@ -4,6 +4,7 @@
 metrics; its ratio to the feed is what the feed itself costs.
 """
 
+import gc
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from quart import Response
 
 from bench.bench_data import Member, node_id_of
 from bench.processes import Serving, announce, serving, until_input_ends
-from node.app import SWITCH_INTERVAL_S, open_parts
+from node.app import GC_THRESHOLDS, SWITCH_INTERVAL_S, open_parts
 from node.http.api import make_api
 from node.http.openapi import Routes
 from node.http.server import Address, Server
@@ -71,6 +72,7 @@ async def _serve(lone: Lone) -> None:
     settings = load(flags=lone.flags, environment={})
     set_up(form=settings.logs.format, level=settings.logs.level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(*GC_THRESHOLDS)
     stop = trio.Event()
     with DataDirectory.open(
         Path(lone.data), now=time.time(), shard_count=settings.storage.shards
