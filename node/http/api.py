@@ -38,6 +38,7 @@ def make_api(parts: Parts) -> Application:
     app = make_application(parts.settings.http, parts.metrics.observe)
     admission = Admission(parts)
     app.admit = admission.admit
+    app.find_file = media.make_finder(parts)
     install_errors(app)
     renderer = parts.feeds.renderer
     uploads = media.Uploads(parts)

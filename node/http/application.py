@@ -4,7 +4,7 @@ Quart's hooks cost tens of microseconds each, so what every request needs (its i
 pressure on its body, CORS, security headers) is done once, in the exchange between the server and Quart.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -23,6 +23,7 @@ from node.http.connections import new_request_id
 from node.http.files import FileBody
 from node.http.openapi import Route
 from node.http.problems import Problem
+from node.http.sendfile import FileAnswer
 from node.logs import get_logger
 from node.settings import Http
 
@@ -131,7 +132,7 @@ class Exchange(TrioASGIHTTPConnection):
     app: "Application"
 
     async def __call__(self, receive: Any, send: Any) -> None:
-        size = sum(len(name) + len(value) + 4 for name, value in self.scope["headers"])
+        size = size_of(self.scope["headers"])
         most = self.app.http.header_bytes_max
         if size + len(self.scope["raw_path"]) + len(self.scope["query_string"]) > most:
             problem = Problem("headers_too_large", f"the request's headers may have {most} bytes")
@@ -271,6 +272,11 @@ class Exchange(TrioASGIHTTPConnection):
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
+def size_of(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Bytes that headers take on the wire."""
+    return sum(len(name) + len(value) + 4 for name, value in headers)
+
+
 class IdConverter(BaseConverter):
     """An id in a path: decimal, within 64 bits. What is none leads nowhere (404), as an id nobody has.
 
@@ -281,6 +287,10 @@ class IdConverter(BaseConverter):
 
     def to_python(self, value: str) -> int:
         return int(value)
+
+
+# Path, query (as they were sent) and headers of a plain GET → the pattern of its route, and the file.
+FindFile = Callable[[str, str, Sequence[tuple[bytes, bytes]]], tuple[str, FileAnswer] | None]
 
 
 async def admit_all(_route: Route) -> None:
@@ -298,6 +308,7 @@ class Application(QuartTrio):
         self.http = http
         self.observe = observe
         self.admit: Callable[[Route], Awaitable[None]] = admit_all  # asked before every described route
+        self.find_file: FindFile | None = None  # asked before the routes: sendfile.py
         self.in_flight = 0  # requests that have begun and not ended
         # Bodies are counted by the routes (bodies.py) and answers have deadlines per piece (connections.py).
         self.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
@@ -305,6 +316,28 @@ class Application(QuartTrio):
         self.url_map.merge_slashes = False
         self.url_map.converters["id"] = IdConverter
         problems.install(self)
+
+    def file_source(self, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> FileAnswer | None:
+        """The file that answers this plain GET of HTTP/1.1, with all the headers that a route would give it;
+        None where the routes must answer. Asked by the connection."""
+        if self.find_file is None or size_of(headers) + len(target) > self.http.header_bytes_max:
+            return None
+        began = perf_counter()
+        path, _, query = target.decode("latin-1").partition("?")
+        try:
+            found = self.find_file(path, query, headers)
+        except Exception as error:
+            log.error("a file was not found directly", exc_info=error)
+            return None  # the route meets the same trouble, and has an answer for it
+        if found is None:
+            return None
+        route, answer = found
+        answer.headers += [
+            (b"x-request-id", new_request_id().encode()),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+        answer.ended = lambda: self.observe(route, "GET", answer.status, perf_counter() - began)
+        return answer
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.in_flight += 1

@@ -6,6 +6,7 @@ last answer that arrives before the connection closes, and an exception that clo
 other.
 """
 
+import errno
 import itertools
 import os
 from collections.abc import Awaitable, Callable
@@ -19,7 +20,7 @@ from h11._readers import ContentLengthReader
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
-from hypercorn.protocol.events import Body, Response
+from hypercorn.protocol.events import Body, EndBody, Response
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol
@@ -29,6 +30,8 @@ from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from node.http.problems import MEDIA_TYPE, Problem, document
+from node.http.sendfile import FileAnswer, FileData, FileSource, expect_files, send_file
+from node.logs import get_logger
 from node.settings import Http
 
 RECEIVE_BYTES = 64 * 1024  # one read of the socket between requests
@@ -37,11 +40,15 @@ SEND_BYTES = 64 * 1024  # one deadline covers this much, so a slow but living cl
 QUEUED_EVENTS_MAX = 1  # reads that wait for the app beside what its body buffer holds: 256 KiB
 LINGER_S = 2.0  # how long a closing connection still reads, so that a reset does not destroy the answer
 LINGER_BYTES_MAX = 16 * 1024 * 1024  # and how much: a whole photo that was refused at its head
+# A GET with one of these is not plain: it has a body, or asks for more than the answer.
+NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"upgrade", b"expect", b"origin"})
 RESETS_MAX = (
     200  # HTTP/2 streams one connection may reset (CVE-2023-44487: a reset is cheap only for its sender)
 )
 HELD_FRAME_BYTES_MAX = 2 * RECEIVE_BYTES  # an HTTP/2 frame we allow has 16 KiB; this is one read more, twice
 GRACE_S = 0.5  # for the app tasks of a connection that is gone to notice
+
+log = get_logger("http")
 
 Send = Callable[[Any], Awaitable[None]]
 _numbers = itertools.count(int.from_bytes(os.urandom(8), "big"))
@@ -104,6 +111,10 @@ class AppTasks(TaskGroup):
 
         self._nursery.start_soon(run)
         return put
+
+
+class Unsent(Exception):
+    """An answer ended before its end: nothing more may be sent on this connection."""
 
 
 class TwoLengths(Exception):
@@ -170,6 +181,42 @@ class Http1(H11Protocol):
         except TwoLengths:
             await self._send_error_response(400)
             await self.send(Closed())
+        except Unsent:
+            await self.send(Closed())
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        answer = self._file_for(request)
+        if answer is None:
+            await super()._create_stream(request)
+        else:
+            with answer:
+                await self._send_file(answer)
+
+    def _file_for(self, request: h11.Request) -> FileAnswer | None:
+        """What the application answers without being started; it may for a plain GET, on a plain socket."""
+        source: FileSource | None = getattr(getattr(self.app, "app", None), "file_source", None)
+        if source is None or self.ssl or request.method != b"GET" or request.http_version != b"1.1":
+            return None
+        headers = list(request.headers)
+        if any(name in NOT_PLAIN for name, _ in headers):
+            return None
+        return source(request.target, headers)
+
+    async def _send_file(self, answer: FileAnswer) -> None:
+        """In the reader's task: no other request of this connection is looked at before the file has gone."""
+        end = self.connection.next_event()  # a request without a body ends with its head
+        assert isinstance(end, h11.EndOfMessage)
+        self.keep_alive_requests += 1
+        response = Response(stream_id=STREAM_ID, headers=answer.headers, status_code=answer.status)
+        await self.stream_send(response)
+        head, self._head = self._head, b""
+        assert isinstance(self.connection, h11.Connection)
+        data: Any = answer  # h11 asks its length and passes it on
+        passed: Any = self.connection.send_with_data_passthrough(h11.Data(data=data))
+        assert passed == [answer], "a file goes out as it is, not in chunks"
+        await self.send(FileData(head, answer))  # type: ignore[arg-type]
+        await self.stream_send(EndBody(stream_id=STREAM_ID))
+        await self._maybe_recycle()
 
     async def _send_h11_event(self, event: Any) -> None:
         # As in the superclass, but a response head waits for what follows it: one packet instead of two.
@@ -275,6 +322,7 @@ class Connection:
         self._waiting = True
         self._head_begun = False
         self._closing = False
+        self._sends_files = False
         self.reason = ""  # why we ended it, where that was not the client's wish
         self.protocol: Protocol
 
@@ -359,6 +407,8 @@ class Connection:
     async def _from_protocol(self, event: Event) -> None:
         if isinstance(event, RawData):
             await self._send(event.data)
+        elif isinstance(event, FileData):
+            await self._send_file(event)
         elif isinstance(event, Updated):
             if event.idle:
                 self._wait_for_request()
@@ -398,6 +448,26 @@ class Connection:
                 if limit.cancelled_caught:
                     self.abort("the client does not take its answer")
                     return
+
+    async def _send_file(self, event: FileData) -> None:
+        """Send a file, under the same deadlines. Not shielded: only the connection's own end can cut it.
+
+        Raises Unsent where not all of it went.
+        """
+        sock = self._stream.socket
+        if not self._sends_files:
+            expect_files(sock)
+            self._sends_files = True
+        try:
+            async with self._send_lock:
+                await send_file(sock, event.head, event.answer, self._settings.send_stall_s, SEND_BYTES)
+        except trio.TooSlowError:
+            self.abort("the client does not take its answer")
+            raise Unsent from None
+        except OSError as wrong:
+            if wrong.errno == errno.EIO:
+                log.error("a file could not be sent", reason=str(wrong))
+            raise Unsent from None
 
     async def _linger(self) -> None:
         """Close our half and read what is still coming for a little: closing with unread bytes resets the

@@ -5,21 +5,25 @@ given to everybody while some medium shows it to everybody, else only to the bea
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from io import FileIO
 from typing import Annotated, Final
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 import msgspec
 import trio
 from quart import Response, request
+from werkzeug.datastructures import MultiDict
 
 from cluster.replicas import now_ms
 from node.feeds.rendering import SIGNED_S
 from node.http.admission import Admission, answer_headers, signed, tell
+from node.http.application import FindFile
 from node.http.bodies import read_json, stream
-from node.http.files import answer_file
+from node.http.files import answer_directly, answer_file
 from node.http.openapi import Routes, parse_query, render
 from node.http.problems import Body, Problem
+from node.http.sendfile import FileAnswer
 from node.http.tokens import Expired, Signer, TokenError
 from node.logs import get_logger
 from node.media.intake import Received
@@ -35,6 +39,8 @@ log = get_logger("media")
 
 PUBLIC: Final = "public, max-age=86400, immutable"  # what was public may be kept for a day
 PICTURE_POLICY: Final = "default-src 'none'; sandbox"  # whatever a browser takes the bytes for
+MEDIA_PATH: Final = "/media/"
+MEDIA_ROUTE: Final = "/media/<name>"
 UPLOAD: Final = "upload"  # purposes of signatures
 VIEW: Final = "media"
 # One spelling per type; `jpg` and `jpeg` are the same thing to people.
@@ -202,30 +208,14 @@ def make_routes(parts: Parts, admission: Admission, shared: Uploads) -> Routes:
         return received
 
     @routes.add(
-        "GET", "/media/<name>", "The bytes of a photo or variant", query=ViewQuery,
+        "GET", MEDIA_ROUTE, "The bytes of a photo or variant", query=ViewQuery,
         answers={200: "image/*", 206: "image/*", 304: None},
         signed_in=False, asks_who=False, limit="none",
         problems=("not_found", "range_not_satisfiable"),
     )  # fmt: skip
     async def blob(name: str) -> Response:
-        match = _NAME.fullmatch(name)
-        if match is None or match[2] not in EXTENSIONS:
-            raise Problem("not_found")
-        try:
-            query = parse_query(ViewQuery, request.args)
-        except Problem:
-            raise Problem("not_found") from None
-        digest = bytes.fromhex(match[1])
-        with service.read() as rows:
-            held = blobs.served(rows, digest)
-        if held is None or held.type != EXTENSIONS[match[2]]:
-            raise Problem("not_found")
-        caching = PUBLIC if held.public else private_caching(parts.signer, name, query)
-        file = await open_blob(digest)
-        headers = {
-            "Content-Type": held.type, "Cache-Control": caching, "Content-Security-Policy": PICTURE_POLICY
-        }  # fmt: skip
-        return answer_file(request, file, etag=match[1], headers=headers)
+        digest, headers = look(parts, name, request.args)
+        return answer_file(request, await open_blob(digest), etag=digest.hex(), headers=headers)
 
     async def open_blob(digest: bytes) -> FileIO:
         try:
@@ -237,6 +227,47 @@ def make_routes(parts: Parts, admission: Admission, shared: Uploads) -> Routes:
             raise Problem("unavailable", "these bytes cannot be read here now") from None
 
     return routes
+
+
+def look(parts: Parts, name: str, arguments: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
+    """Which blob `name` asks for, and the headers it goes out with. Raises Problem not_found where there is
+    none, and where whoever asks may not see it."""
+    match = _NAME.fullmatch(name)
+    if match is None or match[2] not in EXTENSIONS:
+        raise Problem("not_found")
+    try:
+        query = parse_query(ViewQuery, arguments)
+    except Problem:
+        raise Problem("not_found") from None
+    digest = bytes.fromhex(match[1])
+    with parts.service.read() as rows:
+        held = blobs.served(rows, digest)
+    if held is None or held.type != EXTENSIONS[match[2]]:
+        raise Problem("not_found")
+    caching = PUBLIC if held.public else private_caching(parts.signer, name, query)
+    return digest, {
+        "Content-Type": held.type, "Cache-Control": caching, "Content-Security-Policy": PICTURE_POLICY
+    }  # fmt: skip
+
+
+def make_finder(parts: Parts) -> FindFile:
+    """What finds the files of plain GETs before the routes are asked; all else is the route's to answer."""
+
+    def find(path: str, query: str, asked: Sequence[tuple[bytes, bytes]]) -> tuple[str, FileAnswer] | None:
+        if not path.startswith(MEDIA_PATH):
+            return None
+        arguments = MultiDict(parse_qsl(query, keep_blank_values=True)) if query else {}
+        try:
+            digest, headers = look(parts, path.removeprefix(MEDIA_PATH), arguments)
+            if not parts.blobs.known_good(digest):
+                return None  # it must be read whole first, in a thread
+            file = parts.blobs.open(digest)
+        except (Problem, BlobMissing, BlobDamaged):
+            return None
+        answer = answer_directly(asked, file, etag=digest.hex(), headers=headers)
+        return None if answer is None else (MEDIA_ROUTE, answer)
+
+    return find
 
 
 def private_caching(signer: Signer, name: str, query: ViewQuery) -> str:

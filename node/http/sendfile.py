@@ -1,0 +1,134 @@
+"""A file as the whole answer to a request, handed by the kernel from its page cache to the client's socket.
+
+A photo is what is asked for most and what costs least to decide. On HTTP/1.1 without TLS it passes neither
+the web framework nor this process's memory: the connection asks the application for a `FileAnswer` as soon as
+it has read a request's head, and sends what it gets with sendfile(2). Every other request, and every other
+answer (a problem, 304, HEAD, a file that was not verified yet), goes through the routes.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from io import FileIO
+from socket import MSG_MORE
+from types import TracebackType
+
+import trio
+
+PIECE_BYTES = 1024 * 1024  # handed over at once: some 0.2 ms of the event loop
+PROBE_BYTES = 64 * 1024  # one look into the page cache for so much: reclaim takes more than that at a time
+# What may lie in the kernel unsent. Trio's 16 KiB is meant for data that may be outdated before it leaves;
+# a file's pages are not copied until they do, and a wake-up for 16 KiB more costs as much as they.
+UNSENT_BYTES_MAX = 128 * 1024
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class FileAnswer:
+    """`length` > 0 bytes from `start` of an open file; owns the file. `len()` is for h11, which counts."""
+
+    def __init__(self, status: int, headers: Headers, file: FileIO, start: int, length: int) -> None:
+        self.status = status
+        self.headers = headers  # names in lower case
+        self.file = file
+        self.start = start
+        self.length = length
+        self.ended: Callable[[], None] | None = None  # told once, when the answer has gone or the client has
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __enter__(self) -> "FileAnswer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
+        if self.ended is not None:
+            self.ended()
+
+
+# Target and headers (names in lower case) of a GET without a body; None: ask the routes.
+FileSource = Callable[[bytes, Sequence[tuple[bytes, bytes]]], FileAnswer | None]
+
+
+class FileData:
+    """An event of the protocol for the connection: send these bytes, then this file."""
+
+    def __init__(self, head: bytes, answer: FileAnswer) -> None:
+        self.head = head
+        self.answer = answer
+
+
+def expect_files(sock: trio.socket.SocketType) -> None:
+    """Let the kernel take more of a file at a time on this connection."""
+    sock.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+
+
+async def send_file(
+    sock: trio.socket.SocketType, head: bytes, answer: FileAnswer, stall_s: float, stall_bytes: int
+) -> None:
+    """Send both. After any error the connection cannot go on: part of the answer may be with the client.
+
+    Raises trio.TooSlowError where `stall_bytes` did not leave within `stall_s`; OSError with EIO where the
+    file cannot be read or is shorter than was announced; any other OSError where the client has left.
+    """
+    with trio.fail_after(stall_s) as limit:
+        while head:
+            head = head[await sock.send(head, MSG_MORE) :]
+        await _send_part(sock, answer, limit, stall_s, stall_bytes)
+
+
+async def _send_part(
+    sock: trio.socket.SocketType,
+    answer: FileAnswer,
+    limit: trio.CancelScope,
+    stall_s: float,
+    stall_bytes: int,
+) -> None:
+    to, descriptor = sock.fileno(), answer.file.fileno()
+    at, end = answer.start, answer.start + answer.length
+    cached = at  # up to here the kernel needs no disk
+    marked = at  # when this much had left, the deadline was set
+    while at < end:
+        if at >= cached:
+            cached = min(at + PIECE_BYTES, end)
+            if not in_page_cache(descriptor, at, cached):
+                await trio.to_thread.run_sync(_fetch, descriptor, at, cached)
+                limit.deadline = trio.current_time() + stall_s  # the client had nothing to take meanwhile
+        try:
+            sent = os.sendfile(to, descriptor, at, cached - at)
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sock)
+            continue
+        if sent == 0:
+            raise OSError(errno.EIO, f"the file ends {end - at} bytes early")
+        at += sent
+        if at - marked >= stall_bytes:
+            limit.deadline, marked = trio.current_time() + stall_s, at
+        if at < cached:
+            await trio.lowlevel.wait_writable(sock)  # the socket is full
+        elif at < end:
+            await trio.lowlevel.checkpoint()
+
+
+def in_page_cache(descriptor: int, start: int, end: int) -> bool:
+    """Whether these bytes (at least one) can be read without waiting for the disk, by samples.
+
+    A wrong yes costs one wait for the disk. Where the kernel cannot say (preadv2 without RWF_NOWAIT), no.
+    """
+    byte = [bytearray(1)]
+    try:
+        for at in (*range(start, end, PROBE_BYTES), end - 1):
+            os.preadv(descriptor, byte, at, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+        return False
+    return True
+
+
+def _fetch(descriptor: int, start: int, end: int) -> None:
+    """Read the bytes for the page cache alone."""
+    os.pread(descriptor, end - start, start)
