@@ -1,5 +1,6 @@
 """A node without its listeners in this process: for what is measured below HTTP."""
 
+import gc
 import shutil
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import trio
 
 from bench.questions import Run
-from node.app import SWITCH_INTERVAL_S, open_parts
+from node.app import GC_THRESHOLDS, SWITCH_INTERVAL_S, open_parts
 from node.logs import set_up
 from node.parts import Parts
 from node.settings import load
@@ -23,6 +24,7 @@ async def parts_of(data: Path, flags: Sequence[str] = ()) -> AsyncIterator[Parts
     settings = load(flags=flags, environment={})
     set_up(form=settings.logs.format, level="warning")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(*GC_THRESHOLDS)
     with DataDirectory.open(data, now=time.time(), shard_count=settings.storage.shards) as directory:
         async with open_parts(directory, settings, trio.Event()) as parts:
             yield parts
