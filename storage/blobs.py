@@ -131,6 +131,9 @@ class Blobs:
 
     def __init__(self, root: Path, staging: Path, quarantine: Path) -> None:
         self._root = root
+        self._root_name = str(
+            root
+        )  # for the one path that is asked for often: a Path costs as much as its file
         self._staging = staging
         self._quarantine = quarantine
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
@@ -264,7 +267,8 @@ class Blobs:
                 return None
             self._verified.move_to_end(digest)
         try:
-            return _opened(self._leaf(digest) / _name(digest, index))
+            name = _name(digest, index)
+            return _opened(f"{self._root_name}/{name[:2]}/{name[2:4]}/{name}")
         except FileNotFoundError:  # its index was raised since, or it is gone
             return None
 
@@ -509,7 +513,7 @@ def _hash(file: FileIO) -> tuple[bytes, int]:
     return digest.digest(), size
 
 
-def _opened(path: Path) -> FileIO:
+def _opened(path: Path | str) -> FileIO:
     return FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "r")
 
 

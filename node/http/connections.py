@@ -20,7 +20,7 @@ from h11._readers import ContentLengthReader
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
-from hypercorn.protocol.events import Body, EndBody, Response
+from hypercorn.protocol.events import Body, Response
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol
@@ -30,7 +30,7 @@ from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from node.http.problems import MEDIA_TYPE, Problem, document
-from node.http.sendfile import FileAnswer, FileData, FileSource, expect_files, send_file
+from node.http.sendfile import FileAnswer, FileData, FileSource, send_file
 from node.logs import get_logger
 from node.settings import Http
 
@@ -207,16 +207,22 @@ class Http1(H11Protocol):
         end = self.connection.next_event()  # a request without a body ends with its head
         assert isinstance(end, h11.EndOfMessage)
         self.keep_alive_requests += 1
-        response = Response(stream_id=STREAM_ID, headers=answer.headers, status_code=answer.status)
-        await self.stream_send(response)
-        head, self._head = self._head, b""
         assert isinstance(self.connection, h11.Connection)
+        framing = [(b"content-length", b"%d" % len(answer))]
+        if self.keep_alive_requests > self.config.keep_alive_max_requests or self.context.terminated.is_set():
+            framing.append((b"connection", b"close"))
+        head = self.connection.send(h11.Response(status_code=answer.status, headers=framing))
+        # The rest is ours and well-formed; h11 would take longer over it than over all else.
+        rest = [*answer.headers, *self.config.response_headers("h11")]
+        head = head[:-2] + b"".join([b"%s: %s\r\n" % line for line in rest]) + b"\r\n"
         data: Any = answer  # h11 asks its length and passes it on
         passed: Any = self.connection.send_with_data_passthrough(h11.Data(data=data))
         assert passed == [answer], "a file goes out as it is, not in chunks"
         await self.send(FileData(head, answer))  # type: ignore[arg-type]
-        await self.stream_send(EndBody(stream_id=STREAM_ID))
+        await self._send_h11_event(h11.EndOfMessage())
         await self._maybe_recycle()
+        if self.connection.trailing_data[0]:
+            await trio.lowlevel.checkpoint()  # requests that came together take turns with other connections
 
     async def _send_h11_event(self, event: Any) -> None:
         # As in the superclass, but a response head waits for what follows it: one packet instead of two.
@@ -322,7 +328,6 @@ class Connection:
         self._waiting = True
         self._head_begun = False
         self._closing = False
-        self._sends_files = False
         self.reason = ""  # why we ended it, where that was not the client's wish
         self.protocol: Protocol
 
@@ -455,12 +460,12 @@ class Connection:
         Raises Unsent where not all of it went.
         """
         sock = self._stream.socket
-        if not self._sends_files:
-            expect_files(sock)
-            self._sends_files = True
         try:
-            async with self._send_lock:
+            self._send_lock.acquire_nowait()  # between requests nobody else sends
+            try:
                 await send_file(sock, event.head, event.answer, self._settings.send_stall_s, SEND_BYTES)
+            finally:
+                self._send_lock.release()
         except trio.TooSlowError:
             self.abort("the client does not take its answer")
             raise Unsent from None

@@ -119,7 +119,7 @@ def answer_directly(
         file.close()
         return None
     lines = [*headers.items(), *_headers(decided, quoted)]
-    encoded = [(name.lower().encode(), value.encode()) for name, value in lines]
+    encoded = [(name.lower().encode(), value.encode()) for name, value in lines if name != "Content-Length"]
     return FileAnswer(decided.status, encoded, file, decided.start, decided.length)
 
 

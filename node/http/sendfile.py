@@ -10,16 +10,12 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from io import FileIO
-from socket import MSG_MORE
 from types import TracebackType
 
 import trio
 
 PIECE_BYTES = 1024 * 1024  # handed over at once: some 0.2 ms of the event loop
 PROBE_BYTES = 64 * 1024  # one look into the page cache for so much: reclaim takes more than that at a time
-# What may lie in the kernel unsent. Trio's 16 KiB is meant for data that may be outdated before it leaves;
-# a file's pages are not copied until they do, and a wake-up for 16 KiB more costs as much as they.
-UNSENT_BYTES_MAX = 128 * 1024
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -29,7 +25,7 @@ class FileAnswer:
 
     def __init__(self, status: int, headers: Headers, file: FileIO, start: int, length: int) -> None:
         self.status = status
-        self.headers = headers  # names in lower case
+        self.headers = headers  # names in lower case; Content-Length is the connection's
         self.file = file
         self.start = start
         self.length = length
@@ -61,23 +57,29 @@ class FileData:
         self.answer = answer
 
 
-def expect_files(sock: trio.socket.SocketType) -> None:
-    """Let the kernel take more of a file at a time on this connection."""
-    sock.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
-
-
 async def send_file(
     sock: trio.socket.SocketType, head: bytes, answer: FileAnswer, stall_s: float, stall_bytes: int
 ) -> None:
-    """Send both. After any error the connection cannot go on: part of the answer may be with the client.
+    """Send both; a checkpoint only where it must wait. After any error the connection cannot go on:
+    part of the answer may be with the client.
 
     Raises trio.TooSlowError where `stall_bytes` did not leave within `stall_s`; OSError with EIO where the
     file cannot be read or is shorter than was announced; any other OSError where the client has left.
     """
-    with trio.fail_after(stall_s) as limit:
-        while head:
-            head = head[await sock.send(head, MSG_MORE) :]
+    with trio.CancelScope(deadline=trio.current_time() + stall_s) as limit:
+        await _send_head(sock, head)
         await _send_part(sock, answer, limit, stall_s, stall_bytes)
+    if limit.cancelled_caught:
+        raise trio.TooSlowError
+
+
+async def _send_head(sock: trio.socket.SocketType, head: bytes) -> None:
+    while head:
+        try:
+            # Trio's own send costs a turn of the event loop, even where it need not wait.
+            head = head[os.write(sock.fileno(), head) :]
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sock)
 
 
 async def _send_part(
