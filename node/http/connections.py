@@ -461,11 +461,8 @@ class Connection:
         """
         sock = self._stream.socket
         try:
-            self._send_lock.acquire_nowait()  # between requests nobody else sends
-            try:
-                await send_file(sock, event.head, event.answer, self._settings.send_stall_s, SEND_BYTES)
-            finally:
-                self._send_lock.release()
+            # Without the lock: no app of this connection runs that could send.
+            await send_file(sock, event.head, event.answer, self._settings.send_stall_s, SEND_BYTES)
         except trio.TooSlowError:
             self.abort("the client does not take its answer")
             raise Unsent from None

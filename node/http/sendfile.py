@@ -66,53 +66,45 @@ async def send_file(
     Raises trio.TooSlowError where `stall_bytes` did not leave within `stall_s`; OSError with EIO where the
     file cannot be read or is shorter than was announced; any other OSError where the client has left.
     """
-    with trio.CancelScope(deadline=trio.current_time() + stall_s) as limit:
-        await _send_head(sock, head)
-        await _send_part(sock, answer, limit, stall_s, stall_bytes)
-    if limit.cancelled_caught:
-        raise trio.TooSlowError
-
-
-async def _send_head(sock: trio.socket.SocketType, head: bytes) -> None:
+    due = trio.current_time() + stall_s
     while head:
         try:
             # Trio's own send costs a turn of the event loop, even where it need not wait.
             head = head[os.write(sock.fileno(), head) :]
         except BlockingIOError:
-            await trio.lowlevel.wait_writable(sock)
-
-
-async def _send_part(
-    sock: trio.socket.SocketType,
-    answer: FileAnswer,
-    limit: trio.CancelScope,
-    stall_s: float,
-    stall_bytes: int,
-) -> None:
+            await _room(sock, due)
     to, descriptor = sock.fileno(), answer.file.fileno()
     at, end = answer.start, answer.start + answer.length
     cached = at  # up to here the kernel needs no disk
-    marked = at  # when this much had left, the deadline was set
+    marked = at  # when this much had left, `due` was set
     while at < end:
         if at >= cached:
             cached = min(at + PIECE_BYTES, end)
             if not in_page_cache(descriptor, at, cached):
                 await trio.to_thread.run_sync(_fetch, descriptor, at, cached)
-                limit.deadline = trio.current_time() + stall_s  # the client had nothing to take meanwhile
+                due = trio.current_time() + stall_s  # the client had nothing to take meanwhile
         try:
             sent = os.sendfile(to, descriptor, at, cached - at)
         except BlockingIOError:
-            await trio.lowlevel.wait_writable(sock)
+            await _room(sock, due)
             continue
         if sent == 0:
             raise OSError(errno.EIO, f"the file ends {end - at} bytes early")
         at += sent
         if at - marked >= stall_bytes:
-            limit.deadline, marked = trio.current_time() + stall_s, at
+            due, marked = trio.current_time() + stall_s, at
         if at < cached:
-            await trio.lowlevel.wait_writable(sock)  # the socket is full
+            await _room(sock, due)  # the socket is full
         elif at < end:
             await trio.lowlevel.checkpoint()
+
+
+async def _room(sock: trio.socket.SocketType, due: float) -> None:
+    """Wait until the socket takes more. Raises trio.TooSlowError when it does not by then."""
+    with trio.CancelScope(deadline=due):
+        await trio.lowlevel.wait_writable(sock)
+        return
+    raise trio.TooSlowError
 
 
 def in_page_cache(descriptor: int, start: int, end: int) -> bool:
