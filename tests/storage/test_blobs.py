@@ -122,6 +122,16 @@ def test_damage_is_found_before_a_byte_leaves(blobs, tmp_path):
     assert content(blobs, digest) == b"right"
 
 
+def test_a_blob_is_read_before_it_is_linked(blobs, tmp_path):
+    digest = put(blobs, b"right")
+    blobs.link(digest, tmp_path / "first")
+    assert (tmp_path / "first").read_bytes() == b"right" and blobs.known_good(digest)
+    (tmp_path / "first").write_bytes(b"wrong")
+    with pytest.raises(BlobDamaged):
+        opened(tmp_path).link(digest, tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
 def test_the_scrub_finds_what_rotted_after_it_was_served(blobs, tmp_path):
     digest = put(blobs, b"right")
     assert content(blobs, digest) == b"right"
