@@ -78,6 +78,7 @@ class Intake:
                 nursery.start_soon(_write, staged, pieces)
                 head = await _gather(chunks, to_file)
         except BaseExceptionGroup as failures:
+            # Who asked wants to hear what went wrong, not that it did so beside another task.
             _, told = failures.split(trio.Cancelled)
             if told is None:
                 raise
