@@ -323,6 +323,7 @@ class Connection:
         self._stream = stream
         self._send_lock = trio.Lock()
         self._reading = trio.CancelScope()  # around the read under way, or the last one
+        self._reads = False  # whether a read is under way
         self._deadline = inf  # of the next read
         self._all = trio.CancelScope()
         self._waiting = True
@@ -391,11 +392,13 @@ class Connection:
         self._wait_for_request()
         while not self._closing:
             with trio.CancelScope(deadline=self._deadline) as self._reading:
+                self._reads = True
                 try:
                     size = RECEIVE_BYTES if self._waiting else BODY_RECEIVE_BYTES
                     data = await self._stream.receive_some(size)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     data = b""
+            self._reads = False
             if self._reading.cancelled_caught:
                 self.reason = self.reason or ("" if self._closing else "no request in time")
                 break
@@ -433,7 +436,9 @@ class Connection:
 
     def _set_deadline(self, seconds: float) -> None:
         """How long the reader may wait from now; `inf` while a request is being answered."""
-        self._deadline = self._reading.deadline = trio.current_time() + seconds
+        self._deadline = trio.current_time() + seconds
+        if self._reads:  # else the next read takes it; a scope's deadline is dear to set
+            self._reading.deadline = self._deadline
 
     async def _send(self, data: bytes) -> None:
         """Hand bytes to the client, a deadline for each piece; shielded, for half an answer breaks the
@@ -462,7 +467,9 @@ class Connection:
         sock = self._stream.socket
         try:
             # Without the lock: no app of this connection runs that could send.
+            sock.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_CORK, 1)  # head and file in one segment
             await send_file(sock, event.head, event.answer, self._settings.send_stall_s, SEND_BYTES)
+            sock.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_CORK, 0)
         except trio.TooSlowError:
             self.abort("the client does not take its answer")
             raise Unsent from None
