@@ -295,6 +295,7 @@ def test_against_a_dictionary(tmp_path_factory, steps):
 
 
 def test_many_threads_on_few_blobs(tmp_path):
+    threads = threading.active_count()  # other tests' may still be idle
     blobs = opened(tmp_path)
     contents = [b"%d" % n * 1000 for n in range(4)]
     served = []
@@ -317,7 +318,7 @@ def test_many_threads_on_few_blobs(tmp_path):
     assert blobs.statistics().blobs == len(entries) == len(list((tmp_path / "blobs").glob("*/*/*")))
     assert blobs.statistics().bytes == sum(entry.size for entry in entries)
     assert list((tmp_path / "staging").iterdir()) == []
-    assert threading.active_count() < 5
+    assert threading.active_count() <= threads
 
 
 def test_a_full_disk_refuses_and_leaves_nothing(blobs, tmp_path, monkeypatch):
