@@ -118,6 +118,7 @@ def compact(data: Path, as_json: bool) -> None:
     from node.compaction import compact as compact_node
     from storage.directory import DirectoryDamaged, DirectoryForeign, DirectoryInUse, DirectoryTooNew
     from storage.journal import JournalDamaged, JournalFull
+    from storage.shard import UNREADABLE
 
     try:
         with progress() as bar:
@@ -126,7 +127,7 @@ def compact(data: Path, as_json: bool) -> None:
         fail(f"{wrong}: stop it first")
     except (
         *(DirectoryDamaged, DirectoryForeign, DirectoryTooNew),
-        *(JournalDamaged, JournalFull, NoRoom, OSError),
+        *(JournalDamaged, JournalFull, NoRoom, OSError, *UNREADABLE),
     ) as wrong:
         fail(str(wrong))
     if as_json:

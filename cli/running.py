@@ -27,6 +27,7 @@ from storage.blobs import BlobsFailed
 from storage.directory import DirectoryDamaged, DirectoryForeign, DirectoryInUse, DirectoryTooNew
 from storage.journal import JournalDamaged, JournalFailed, JournalFull
 from storage.records import RecordDamaged, RecordTooNew
+from storage.shard import UNREADABLE, ShardFull
 
 log = get_logger("node")
 
@@ -34,6 +35,7 @@ log = get_logger("node")
 WORLD: Final = (
     *(DirectoryInUse, DirectoryForeign, DirectoryTooNew, DirectoryDamaged),
     *(JournalDamaged, JournalFailed, JournalFull, RecordDamaged, RecordTooNew, BlobsFailed),
+    *(ShardFull, *UNREADABLE),
     *(Refused, SettingsError, ssl.SSLError),
 )
 
@@ -147,11 +149,17 @@ def _world(error: BaseException, settings: Settings, serving: bool) -> str:
     """The clear word for what is the world's fault; empty for what is ours."""
     if isinstance(error, JournalDamaged):
         return f"the journal is damaged: {error}. Restore a backup; do not delete the file, it is evidence"
+    if isinstance(error, UNREADABLE):
+        return f"a shard is damaged: {error}. Restore a backup; do not delete the file, it is evidence"
+    if isinstance(error, ShardFull):
+        return f"{error}. Nothing is lost: with room on the disk, the next start takes it from the journal"
     if isinstance(error, WORLD):
         return str(error)
     if isinstance(error, OSError) and not serving:
         if error.filename:
             return f"{error.filename}: {error.strerror}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"no room for a start: {error.strerror}. Make some: a start needs a few MiB"
         if error.errno in LISTENING or isinstance(error, socket.gaierror):
             return f"cannot listen on {_listeners(settings)}: {error.strerror or error}"
         return str(error)

@@ -20,7 +20,7 @@ from cluster.partition import Applied, Partition, StateMachine
 from cluster.streams import Published
 from storage.journal import Entry, HardState, Journal, JournalFull
 from storage.rows import Overlay
-from storage.shard import Frozen, Shard, ShardFull, WriteTransaction
+from storage.shard import Frozen, Shard, ShardDamaged, ShardFull, WriteTransaction
 
 LONE_TERM: Final = 1  # the term of a group of one voter
 BATCH_ENTRIES_MAX: Final = 1024  # of one journal write; ~0.5 ms of encoding
@@ -246,8 +246,15 @@ class ShardWriter:
             pause.frozen.close()
 
     def recover(self, entry: Entry) -> None:
-        """Apply an entry of the journal again where the shard has not got so far. Before the thread runs."""
-        if entry.index > self.partitions[entry.partition].head.applied:
+        """Apply an entry of the journal again where the shard has not got so far. Before the thread runs.
+        Raises ShardDamaged where the shard stands before what the journal still has."""
+        applied = self.partitions[entry.partition].head.applied
+        if entry.index > applied + 1:
+            raise ShardDamaged(
+                f"{self._shard.path}: partition {entry.partition} ends at {applied}, "
+                f"its journal begins at {entry.index}"
+            )
+        if entry.index > applied:
             self.apply(entry.partition, entry.index, entry.command)
             if self._overlay is not None and len(self._overlay) > self._settings.commit_rows:
                 self._commit()

@@ -49,7 +49,7 @@ from node.social.application import social_machine
 from storage.blobs import Blobs
 from storage.directory import DataDirectory, write_durably
 from storage.journal import Journal
-from storage.shard import Shard
+from storage.shard import Shard, want_shards
 
 log = get_logger("node")
 
@@ -163,11 +163,10 @@ def _recovered(directory: DataDirectory, settings: Settings, opened: ExitStack) 
     machine = social_machine()
     machines: dict[int, StateMachine] = dict.fromkeys(range(directory.identity.partition_count), machine)
     machines[META_PARTITION] = MetaMachine()
+    paths = [directory.shards / f"{number:02}" for number in range(directory.identity.shard_count)]
+    want_shards(paths, directory.journal)
     shards = [
-        opened.enter_context(
-            closing(Shard(directory.shards / f"{number:02}", map_bytes=settings.storage.map_bytes))
-        )
-        for number in range(directory.identity.shard_count)
+        opened.enter_context(closing(Shard(path, map_bytes=settings.storage.map_bytes))) for path in paths
     ]
     writer = WriterSettings(settings.storage.commit_delay_ms / 1000, settings.storage.commit_rows)
     journal = opened.enter_context(

@@ -26,7 +26,7 @@ from storage.directory import DataDirectory, DirectoryDamaged
 from storage.keys import partition_range
 from storage.records import RecordDamaged, RecordTooNew
 from storage.segments import CHECKPOINT, ENTRY, Header, JournalDamaged, Row, Scan, mark_after, read_header
-from storage.shard import Shard, Snapshot
+from storage.shard import Shard, ShardDamaged, Snapshot
 
 DAMAGE_NAMED_MAX: Final = 1000  # findings in a report; more are counted only
 
@@ -79,8 +79,11 @@ def check(data: Path, tell: Tell) -> Report:
             path = directory.shards / f"{number:02}"
             if not (path / "data.mdb").is_file():
                 this.add(iter([f"{path}: the shard is missing"]))
-            else:
+                continue
+            try:
                 shards.append(opened.enter_context(closing(Shard(path))))
+            except ShardDamaged as wrong:
+                this.add(iter([str(wrong)]))
         if len(shards) == directory.identity.shard_count:
             _stores(this, shards)
         return _report(this)
@@ -105,8 +108,12 @@ def _stores(this: _Check, shards: Sequence[Shard]) -> None:
     partitions = [*range(this.directory.identity.partition_count), META_PARTITION]
     with Snapshot(shards) as rows:
         this.add(_guarded("shards", _rows(this, rows, shards, partitions)))
-        applied = _applied(this, rows, shards, partitions)
-        this.add(_guarded("journal", _journal(this, applied)))
+        applied: dict[int, int] = {}
+        this.add(_guarded("heads", _heads(this, rows, shards, dict.fromkeys(partitions, 0), applied)))
+        if applied:
+            this.add(_guarded("journal", _journal(this, applied)))
+        else:
+            this.at_rest = False  # nobody can say
         this.add(_guarded("blobs", _blobs(this, rows)))
         if this.at_rest and not this.journal_ahead:
             this.add(_guarded("ends", _ends(this, rows, partitions)))
@@ -143,19 +150,19 @@ def _rows(
         yield f"{there - counted} rows lie where no partition of this node is"
 
 
-def _applied(
-    this: _Check, all_rows: Snapshot, shards: Sequence[Shard], partitions: Sequence[int]
-) -> dict[int, int]:
-    """The last index applied in each partition; heads are checked on the way."""
-    applied = dict.fromkeys(partitions, 0)
+def _heads(
+    this: _Check, all_rows: Snapshot, shards: Sequence[Shard], found: dict[int, int], applied: dict[int, int]
+) -> Iterator[Finding]:
+    """The heads of all partitions. Once all could be read, `applied` has the last index of each: those of
+    `found`, unless a head says more."""
     for shard in shards:
         with shard.reading() as rows:
             for partition, head in check_rows.heads(rows).items():
-                applied[partition] = head.applied
+                found[partition] = head.applied
                 if head.work_rows or (head.outbox_rows and check_rows.under_way(all_rows, partition)):
                     this.at_rest = False
-                this.add(check_rows.undamaged(check_rows.check_head(rows, partition, head)))
-    return applied
+                yield from check_rows.undamaged(check_rows.check_head(rows, partition, head))
+    applied.update(found)
 
 
 def _ends(this: _Check, rows: Snapshot, partitions: Sequence[int]) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ from cluster.writers import LONE_TERM
 from node.social.application import social_machine
 from storage.directory import DataDirectory, DirectoryDamaged, sync_directory
 from storage.journal import HardState, Journal
-from storage.shard import Shard
+from storage.shard import Shard, want_shards
 from storage.space import measure
 
 COMPACTING: Final = "compact.new"  # a folder in the shard's own
@@ -50,6 +50,7 @@ def compact(data: Path, tell: Tell) -> Compacted:
         raise DirectoryDamaged(f"{data} is no data directory: it has no node.json")
     with DataDirectory.open(data, now=0, boot=False) as directory:
         paths = [directory.shards / f"{number:02}" for number in range(directory.identity.shard_count)]
+        want_shards(paths, directory.journal)
         shards_before, journal_before = _allocated(directory.shards), _allocated(directory.journal)
         _want_room(data, paths)
         tell("journal", 0, 1)

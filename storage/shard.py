@@ -22,11 +22,32 @@ READERS_MAX: Final = 256  # slots of the reader table: threads that read at once
 _DATA: Final = "data.mdb"  # as LMDB names them
 _LOCK: Final = "lock.mdb"
 CUT_SHORT_BYTES: Final = 1 << 20  # with less free, a commit that met EIO was cut short
+META_PAGES: Final = 2  # at the start of each file
 IDLE_READS_MAX: Final = 8  # read transactions that LMDB keeps for reuse
 
 
 class ShardFull(Exception):
     """A commit found no room on the disk. Nothing changed; `WriteTransaction.again` is the same once more."""
+
+
+class ShardDamaged(Exception):
+    """The file is not, or no longer, what this node's commits left: a backup must be restored."""
+
+
+# What reading and writing raise where the pages of a file make no sense.
+UNREADABLE: Final = (
+    *(ShardDamaged, lmdb.CorruptedError, lmdb.InvalidError),
+    *(lmdb.PageNotFoundError, lmdb.VersionMismatchError),
+)
+
+
+def want_shards(paths: Iterable[Path], journal: Path) -> None:
+    """Raise ShardDamaged if a shard is missing though there is a journal, which is made after all shards:
+    a start would go on with an empty one."""
+    if any(journal.glob("*.log")):
+        for path in paths:
+            if not (path / _DATA).exists():
+                raise ShardDamaged(f"{path / _DATA} is missing")
 
 
 def _make(path: Path) -> None:
@@ -81,24 +102,46 @@ class Shard:
     """One environment. Raises lmdb.Error for what LMDB refuses: the shard must stop then, never skip."""
 
     def __init__(self, path: Path, *, map_bytes: int = MAP_BYTES) -> None:
+        """Open the environment, or make it where there is none. Raises ShardDamaged."""
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (path / _DATA).exists():
             _make(path)
+        elif not (path / _DATA).stat().st_size:  # LMDB would begin anew in it
+            raise ShardDamaged(f"{path / _DATA} is empty")
         self.path = path
-        self._environment = lmdb.open(
-            os.fspath(path),
-            map_size=map_bytes,
-            max_readers=READERS_MAX,
-            readahead=False,
-            meminit=False,
-            max_spare_txns=IDLE_READS_MAX,
-            lib_version=LMDB_ENGINE,
-            mode=0o600,
-        )
+        try:
+            self._environment = lmdb.open(
+                os.fspath(path),
+                map_size=map_bytes,
+                max_readers=READERS_MAX,
+                readahead=False,
+                meminit=False,
+                max_spare_txns=IDLE_READS_MAX,
+                lib_version=LMDB_ENGINE,
+                mode=0o600,
+            )
+        except UNREADABLE as wrong:
+            raise ShardDamaged(str(wrong)) from wrong
+        try:
+            self._want_all_pages()
+        except ShardDamaged:
+            self._environment.close()
+            raise
         _fill_holes(path / _LOCK)
         self._environment.reader_check()  # slots of a process that was killed
         self._rows = self._environment.open_db(None)
         self.commits = 0
+
+    def _want_all_pages(self) -> None:
+        """Refuse a file that is shorter than the pages in use: reading past its end would be a SIGBUS. One
+        that lacks a few pages among many free ones passes: LMDB itself leaves pages at the end unwritten."""
+        stat = self._environment.stat()
+        pages = META_PAGES + stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        there = (self.path / _DATA).stat().st_size
+        if there < pages * stat["psize"]:
+            raise ShardDamaged(
+                f"{self.path / _DATA} is cut short: {there} bytes, {pages * stat['psize']} are in use"
+            )
 
     def begin(self) -> "WriteTransaction":
         return WriteTransaction(self, self._environment.begin(write=True, db=self._rows))

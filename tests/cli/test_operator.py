@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -131,6 +132,27 @@ def test_a_damaged_journal_stops_the_start_and_is_found_by_check(tmp_path):
     assert "Traceback" not in done.stderr
     found = heliograph("node", "check", "--data", data)
     assert found.returncode == 1 and segment.name in found.stderr
+
+
+def test_a_damaged_shard_stops_the_start_and_is_found_by_check(tmp_path):
+    whole = tmp_path / "whole"
+    with node(whole):
+        result("account", "create", "ada", "--password-stdin", "--data", whole, stdin=PASSWORD)
+
+    def refused(name, damage):
+        data = tmp_path / name
+        shutil.copytree(whole, data)
+        damage(data / "shards" / "01" / "data.mdb")
+        for words in (("run", *FREE, *SMALL), ("check",), ("compact",)):
+            done = heliograph("node", words[0], "--data", data, *words[1:])
+            assert done.returncode == 1, words
+            assert "data.mdb" in done.stderr or "shards/01" in done.stderr, done.stderr
+            assert "Traceback" not in done.stderr
+
+    refused("missing", lambda file: file.unlink())
+    refused("empty", lambda file: file.write_bytes(b""))
+    refused("short", lambda file: os.truncate(file, 8192))
+    refused("foreign", lambda file: file.write_bytes(os.urandom(file.stat().st_size)))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from storage.keys import partition_range
 from storage.memory import MemoryRows
-from storage.shard import Shard, Snapshot
+from storage.shard import Shard, ShardDamaged, Snapshot, want_shards
 
 MAP_BYTES = 64 << 20
 ROWS = {bytes([0, 5, 0x20, number]): bytes([number]) * 3 for number in range(0, 100, 2)}
@@ -174,6 +174,32 @@ def test_a_reopened_shard_holds_what_was_committed(tmp_path):
         write(shard, {bytes([number]): b"x"})
         assert sorted(read_all(shard)) == [bytes([n]) for n in range(number + 1)]
         shard.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda file: file.write_bytes(b""), "empty"),
+        (lambda file: file.write_bytes(bytes(range(256)) * 64), "not an LMDB file"),
+        (lambda file: os.truncate(file, 8192), "cut short"),
+    ],
+)
+def test_a_file_that_is_not_what_commits_left_is_refused(tmp_path, damage, words):
+    shard = Shard(tmp_path / "shard", map_bytes=MAP_BYTES)
+    write(shard, ROWS)
+    shard.close()
+    damage(tmp_path / "shard" / "data.mdb")
+    with pytest.raises(ShardDamaged, match=words):
+        Shard(tmp_path / "shard", map_bytes=MAP_BYTES)
+
+
+def test_a_missing_shard_is_missed_once_there_is_a_journal(tmp_path):
+    want_shards([tmp_path / "shard"], tmp_path)
+    (tmp_path / "000000000001.log").touch()
+    with pytest.raises(ShardDamaged, match="missing"):
+        want_shards([tmp_path / "shard"], tmp_path)
+    Shard(tmp_path / "shard", map_bytes=MAP_BYTES).close()
+    want_shards([tmp_path / "shard"], tmp_path)
 
 
 def test_a_killed_process_leaves_its_last_commit(tmp_path):
