@@ -18,7 +18,7 @@ import click
 import msgspec
 
 from cli.client import failure
-from cli.output import DENIED, UNREACHABLE, USAGE, Failure, called
+from cli.output import DENIED, NOT_FOUND, UNREACHABLE, USAGE, Failure, called
 from cli.session import Home, SignIn, find_home, find_url
 
 ANSWER_S: Final = 60.0  # seconds without a byte: a password's hash may wait in a queue
@@ -108,7 +108,13 @@ class Network:
     def user_named(self, name: str) -> User:
         from urllib.parse import quote
 
-        return self.call("GET", f"/v1/users/by-name/{quote(name.removeprefix('@'), safe='')}", User)
+        bare = name.removeprefix("@")
+        try:
+            return self.call("GET", f"/v1/users/by-name/{quote(bare, safe='')}", User)
+        except Failure as wrong:
+            if wrong.message.endswith("(not_found)"):  # in words that a node has for every address
+                raise Failure(f"there is nobody named {bare} (not_found)", NOT_FOUND) from None
+            raise
 
     def link(self, post: str) -> str:
         """Where a post is found."""

@@ -24,7 +24,7 @@ from typing import Any, TypeVar, get_args
 import msgspec
 from quart import Blueprint, Response, current_app
 
-from node.http.problems import CODES, MEDIA_TYPE, Problem
+from node.http.problems import CODES, MEDIA_TYPE, Problem, of_validation
 from node.service import TOKEN_PATTERN
 
 STATIC = Path(__file__).parent / "static"
@@ -122,8 +122,7 @@ def parse_query(kind: type[T], arguments: Mapping[str, str]) -> T:
     try:
         value = msgspec.convert(dict(arguments), kind, strict=False)
     except msgspec.ValidationError as error:
-        words = str(error)
-        raise Problem("unknown_field" if "unknown field" in words else "invalid_field", words) from None
+        raise of_validation(error) from None
     for name, text in arguments.items():
         if "\0" in text:
             raise Problem("invalid_field", f"{name} contains a NUL character; leave it out")

@@ -149,6 +149,15 @@ def refusal(code: str, detail: str = "") -> Problem:
     return Problem(code, detail)
 
 
+def of_validation(error: msgspec.ValidationError) -> Problem:
+    """The problem for what does not fit a type; the field comes first, as in `text: want ...`."""
+    words, _, path = str(error).partition(" - at `$")
+    code = "unknown_field" if "unknown field" in words else "invalid_field"
+    field = path.removesuffix("`").removeprefix(".")
+    words = words.replace("Expected ", "want ", 1)
+    return Problem(code, f"{field}: {words}" if field else words)
+
+
 def parse(kind: type[T], raw: bytes) -> T:
     """Decode a JSON body strictly.
 
@@ -162,8 +171,7 @@ def parse(kind: type[T], raw: bytes) -> T:
     try:
         value: T = _decoder(cast(Any, kind)).decode(raw)
     except msgspec.ValidationError as error:
-        text = str(error)
-        raise Problem("unknown_field" if "unknown field" in text else "invalid_field", text) from None
+        raise of_validation(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Problem("malformed_json", str(error)) from None
     except RecursionError:

@@ -233,8 +233,9 @@ def test_a_bar_of_bytes_on_a_terminal_and_only_the_link_on_stdout(someone, photo
 
 # --- what goes wrong -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("words", [["follow", "nobody.here"], ["like", "12"], ["comment", "12", "well"]])
-def test_what_is_not_there(someone, words):
-    assert "(not_found)" in someone().type(*words, code=3).stderr
+def test_what_is_not_there_is_named(someone, words):
+    said = someone().type(*words, code=3).stderr
+    assert "(not_found)" in said and words[1] in said
 
 
 @pytest.mark.parametrize("words", [["like", "a/b"], ["like", "-1"], ["feed", "--limit", "0"], ["post"]])
