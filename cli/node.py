@@ -99,12 +99,13 @@ def check(data: Path, as_json: bool) -> None:
                 "rows": sum(found.rows.values()),
                 "journal": f"{found.journal_entries} commands, {found.journal_ahead} of them to be applied",
                 "blobs": f"{found.blobs} ({size(found.blob_bytes)})",
-                "ends compared": "yes" if found.at_rest else "no: something was under way",
+                "ends compared": "yes" if found.at_rest else "no: something was under way, or cannot be read",
                 "damage": found.damage_count,
             }
         )
     if found.damage_count:
-        fail(f"{found.damage_count} findings: restore a backup")
+        count = found.damage_count
+        fail(f"{count} finding{'s' * (count != 1)}: restore a backup")
 
 
 @node.command("compact")

@@ -150,7 +150,7 @@ def _world(error: BaseException, settings: Settings, serving: bool) -> str:
     if isinstance(error, JournalDamaged):
         return f"the journal is damaged: {error}. Restore a backup; do not delete the file, it is evidence"
     if isinstance(error, UNREADABLE):
-        return f"a shard is damaged: {error}. Restore a backup; do not delete the file, it is evidence"
+        return f"a shard is damaged: {error}. Restore a backup elsewhere; keep this directory, it is evidence"
     if isinstance(error, ShardFull):
         return f"{error}. Nothing is lost: with room on the disk, the next start takes it from the journal"
     if isinstance(error, WORLD):

@@ -86,6 +86,8 @@ def check(data: Path, tell: Tell) -> Report:
                 this.add(iter([str(wrong)]))
         if len(shards) == directory.identity.shard_count:
             _stores(this, shards)
+        else:
+            this.at_rest = False  # nobody can say
         return _report(this)
 
 
