@@ -6,7 +6,6 @@ one clear line. What is ours (a bug, a shard that stopped) is logged with its tr
 
 import errno
 import signal
-import socket
 import ssl
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from cli.client import DATA
 from cli.output import FAILED, USAGE, called
 from cluster.commands import Refused
 from node.app import Addresses, run_node
+from node.http.server import CannotListen
 from node.logs import get_logger, set_up
 from node.settings import Settings, SettingsError, load
 from storage.blobs import BlobsFailed
@@ -36,10 +36,8 @@ WORLD: Final = (
     *(DirectoryInUse, DirectoryForeign, DirectoryTooNew, DirectoryDamaged),
     *(JournalDamaged, JournalFailed, JournalFull, RecordDamaged, RecordTooNew, BlobsFailed),
     *(ShardFull, *UNREADABLE),
-    *(Refused, SettingsError, ssl.SSLError),
+    *(Refused, SettingsError, ssl.SSLError, CannotListen),
 )
-
-LISTENING: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 
 
 def run_until_signal(data: Path, flags: Sequence[str], config: Path | None) -> int:
@@ -134,7 +132,7 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 def _tell(error: BaseException, data: Path, settings: Settings, serving: bool) -> int:
     causes = [leaf for leaf in leaves(error) if not isinstance(leaf, trio.Cancelled)]
-    words = [word for cause in causes if (word := _world(cause, settings, serving))]
+    words = [word for cause in causes if (word := _world(cause, serving))]
     if causes and len(words) == len(causes):
         for word in dict.fromkeys(words):
             log.error("the node cannot run", reason=word, data=str(data))
@@ -145,7 +143,7 @@ def _tell(error: BaseException, data: Path, settings: Settings, serving: bool) -
     return FAILED
 
 
-def _world(error: BaseException, settings: Settings, serving: bool) -> str:
+def _world(error: BaseException, serving: bool) -> str:
     """The clear word for what is the world's fault; empty for what is ours."""
     if isinstance(error, JournalDamaged):
         return f"the journal is damaged: {error}. Restore a backup; do not delete the file, it is evidence"
@@ -160,12 +158,5 @@ def _world(error: BaseException, settings: Settings, serving: bool) -> str:
             return f"{error.filename}: {error.strerror}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"no room for a start: {error.strerror}. Make some: a start needs a few MiB"
-        if error.errno in LISTENING or isinstance(error, socket.gaierror):
-            return f"cannot listen on {_listeners(settings)}: {error.strerror or error}"
         return str(error)
     return ""
-
-
-def _listeners(settings: Settings) -> str:
-    http, admin = settings.http, settings.admin
-    return f"{http.host}:{http.port} (--http) or {admin.host}:{admin.port} (--admin)"

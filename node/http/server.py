@@ -53,6 +53,14 @@ class Address(msgspec.Struct, frozen=True):
         return f"{self.scheme}://{host}:{self.port}"
 
 
+class CannotListen(Exception):
+    """The address is taken, or not one of this machine's."""
+
+    def __init__(self, host: str, port: int, wrong: OSError) -> None:
+        at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        super().__init__(f"cannot listen on {at}: {wrong.strerror or wrong}; --http and --admin name others")
+
+
 class Server:
     """One public or admin listener and its connections."""
 
@@ -77,15 +85,17 @@ class Server:
         shutdown: trio.Event,
         task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until `shutdown`, then drain. Raises OSError where it cannot listen, ssl.SSLError on bad TLS
-        files.
+        """Serve until `shutdown`, then drain. Raises CannotListen, ssl.SSLError on bad TLS files.
 
         After `shutdown` new connections are taken for ready_delay_s more (a load balancer needs that long to
         see /readyz turn 503), then running requests have graceful_s.
         """
         _allow_descriptors(self._settings.connections_max)
         tls = _tls_context(self._settings)
-        tcp = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+        try:
+            tcp = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+        except OSError as wrong:
+            raise CannotListen(host, port, wrong) from wrong
         listeners: list[Any] = (
             [trio.SSLListener(one, tls, https_compatible=True) for one in tcp] if tls else list(tcp)
         )
