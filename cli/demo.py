@@ -112,7 +112,7 @@ def demo(photos: Path | None, address: str, once: bool, as_json: bool) -> None:
     if not pictures:
         raise click.UsageError(f"{photos} has no photographs")
     set_up(form="console", level="error")
-    with tempfile.TemporaryDirectory(prefix="heliograph-demo-") as folder, _plain_ends(address):
+    with tempfile.TemporaryDirectory(prefix="heliograph-demo-") as folder, _plain_ends():
         trio.run(_run, Path(folder), settings, pictures, once, as_json)
 
 
@@ -139,15 +139,18 @@ async def _run(
 
 
 @contextmanager
-def _plain_ends(address: str) -> Iterator[None]:
+def _plain_ends() -> Iterator[None]:
     """What is the world's fault is one line; all else keeps its traceback."""
+    from node.http.server import CannotListen
+
     try:
         yield
     except BaseExceptionGroup as group:
         causes = list(_leaves(group))
+        if len(causes) == 1 and isinstance(causes[0], CannotListen):
+            raise Failure(f"{causes[0]}; does another node run there? Choose another with --http") from None
         if len(causes) == 1 and isinstance(causes[0], OSError):
-            words = f"the demo cannot listen on {address}: {causes[0].strerror or causes[0]}"
-            raise Failure(f"{words}; does another node run there? Choose another with --http") from None
+            raise Failure(str(causes[0])) from None
         if len(causes) == 1 and isinstance(causes[0], click.ClickException):
             raise causes[0] from None
         raise

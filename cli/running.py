@@ -151,6 +151,8 @@ def _world(error: BaseException, serving: bool) -> str:
         return f"a shard is damaged: {error}. Restore a backup elsewhere; keep this directory, it is evidence"
     if isinstance(error, ShardFull):
         return f"{error}. Nothing is lost: with room on the disk, the next start takes it from the journal"
+    if isinstance(error, CannotListen):
+        return f"{error}; --http and --admin name others"
     if isinstance(error, WORLD):
         return str(error)
     if isinstance(error, OSError) and not serving:

@@ -58,7 +58,7 @@ class CannotListen(Exception):
 
     def __init__(self, host: str, port: int, wrong: OSError) -> None:
         at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        super().__init__(f"cannot listen on {at}: {wrong.strerror or wrong}; --http and --admin name others")
+        super().__init__(f"cannot listen on {at}: {wrong.strerror or wrong}")
 
 
 class Server:
