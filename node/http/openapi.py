@@ -181,6 +181,13 @@ def pages(routes: Callable[[], Iterable[Route]], *, version: str) -> Blueprint:
     async def docs() -> Response:
         return page("docs.html")
 
+    @blueprint.get("/")
+    async def root() -> Response:
+        """Whoever opens the address in a browser finds something to read."""
+        response = empty(303)
+        response.headers["Location"] = "/docs"
+        return response
+
     @blueprint.get("/docs/<name>")
     async def asset(name: str) -> Response:
         if name not in files:

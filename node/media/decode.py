@@ -6,6 +6,7 @@ where that is still enough for the largest variant; other codecs know no such st
 """
 
 import math
+import re
 import struct
 import warnings
 import zlib
@@ -165,11 +166,43 @@ def _colour_table_bytes(flags: bytes) -> int:
     return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
 
+_MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # neither a stuffed byte nor a restart
+
+
+def count_jpeg_scans(data: bytes, most: int) -> int:
+    """Scans of the picture itself, counted up to `most` (ITU T.81, annex B): not what its metadata or a film
+    behind it (motion photos) happen to contain."""
+    at, scans = 2, 0
+    while scans < most and at + 4 <= len(data):
+        if data[at] != 0xFF:  # decoders skip what stands between segments, so the count must
+            found = _MARKER_IN_SCAN.search(data, at)
+            if found is None:
+                break
+            at = found.start()
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker == 0xD9:  # the end of the image
+            break
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # without a length
+            at += 2
+            continue
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xDA:
+            scans += 1
+            found = _MARKER_IN_SCAN.search(data, at)
+            if found is None:
+                break
+            at = found.start()
+    return scans
+
+
 def _check_structure(kind: MediaType, data: bytes) -> None:
     """What can be told from the bytes without a codec, and what no codec checks."""
     if kind is GIF and count_gif_frames(data, FRAMES_MAX + 1) > FRAMES_MAX:
         raise ImageRefused(_too_many_frames(kind))
-    if kind is JPEG and data.count(b"\xff\xda") > SCANS_MAX:
+    if kind is JPEG and count_jpeg_scans(data, SCANS_MAX + 1) > SCANS_MAX:
         raise ImageRefused(
             f"This JPEG image has more than {SCANS_MAX} scans, which no camera writes; "
             "save it again as a plain JPEG."

@@ -9,7 +9,15 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from node.media.decode import FRAMES_MAX, PIXELS_MAX, SCANS_MAX, count_gif_frames, decode, enough
+from node.media.decode import (
+    FRAMES_MAX,
+    PIXELS_MAX,
+    SCANS_MAX,
+    count_gif_frames,
+    count_jpeg_scans,
+    decode,
+    enough,
+)
 from node.media.recipes import ImageRefused
 from tests.node.media.pictures import (
     FORMATS,
@@ -158,9 +166,24 @@ def test_counting_frames_takes_any_bytes():
         assert 0 <= count_gif_frames(b"GIF89a" + chance.randbytes(length), 50) <= 50
 
 
+def test_only_the_scans_of_the_picture_itself_are_counted():
+    """A film behind a photo, as phones write them, and a thumbnail before it look like scans to a search."""
+    film = b"\x00\x00\x00\x18ftypmp42" + b"\xff\xda" * 500
+    exif = b"Exif\x00\x00" + b"\xff\xda\xff\xd9" * 200
+    plain = encode(photo(64, 48), "jpeg")
+    with_thumbnail = plain[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + plain[2:]
+    assert count_jpeg_scans(with_thumbnail + film, 1000) == 1
+    assert decode(plain + film).picture.size == (64, 48)
+    assert count_jpeg_scans(progressive_with_scans(photo(64, 64), 30), 1000) >= 30
+
+
 def test_a_jpeg_of_endless_scans_is_refused():
+    endless = progressive_with_scans(photo(64, 64), SCANS_MAX + 1)
     with pytest.raises(ImageRefused, match="more than 100 scans"):
-        decode(progressive_with_scans(photo(64, 64), SCANS_MAX + 1))
+        decode(endless)
+    scan = endless.index(b"\xff\xda")
+    with pytest.raises(ImageRefused, match="more than 100 scans"):
+        decode(endless[:scan] + b"rubbish" + endless[scan:])  # which decoders skip
 
 
 def test_a_jpeg_is_decoded_no_larger_than_needed():

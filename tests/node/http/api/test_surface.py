@@ -238,3 +238,9 @@ async def test_feeds_of_many_at_once_agree_with_what_was_posted(node):
         assert (await ada.feed())[0]["id"] == post["id"]
         await node.settled()
         assert (await bob.feed())[0]["id"] == post["id"]
+
+
+async def test_the_bare_address_leads_to_the_docs(node):
+    answer = await node.http.get("/")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/docs")
+    assert (await node.http.get(answer.headers["Location"])).status_code == 200
