@@ -29,11 +29,12 @@ from node.social.changes import Published, Restricted, decode
 from storage.rows import Reader
 
 PLACES_KEPT: Final = 150  # of a feed: seven pages of 20; cut back to these when there are twice as many
-FRESH_MAX: Final = 64  # pushed places that wait in an entry for its next page: so a push is an append
+FRESH_MAX: Final = 200  # pushed places that wait in an entry for its next page: so a push is an append
 ENTRY_SHARE: Final = 8  # an entry may have this part of the cache: a reader of thousands does not empty it
 SEEN_MS: Final = 60_000  # no snapshot lives as long as that: it ends with its synchronous block
 ASKED_MAX: Final = 10_000  # readers remembered for having asked once
 _NOWHERE: Final = b"\xff" * PLACE_BYTES  # after every place
+_FRESH_BYTES: Final = 10  # of a waiting place: a pointer, and its part of the bytes that many entries share
 _ENTRY_BYTES: Final = 1500  # objects, dictionary slots, keys of packs
 _FOLLOWED_BYTES: Final = 60  # of one reader in one author's set
 _AUTHOR_BYTES: Final = 400  # of an author's set
@@ -98,7 +99,8 @@ class Entry:
         self.pulled_of = -1  # which state of the cache's pulled authors that was
         followed = len(authors) // 8
         held = sum(len(value) for value in packs.values()) + len(authors)
-        self.size = _ENTRY_BYTES + held + followed * _FOLLOWED_BYTES + 2 * kept * PLACE_BYTES
+        waiting = FRESH_MAX * _FRESH_BYTES
+        self.size = _ENTRY_BYTES + held + followed * _FOLLOWED_BYTES + 2 * kept * PLACE_BYTES + waiting
 
     def settle(self) -> None:
         """Bring the fresh places to where they belong: mostly behind the newest, and all at once."""
