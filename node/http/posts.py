@@ -231,7 +231,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer, uploads:
             page = parts.feeds.page(rows, signed().user, before, query.limit or FEED_LIMIT, now_ms())
         cursor = sealed(parts, page.next, "feed")
         end = b"null" if cursor is None else b'"' + cursor.encode() + b'"'
-        body = b'{"posts":' + page.posts + b',"next_cursor":' + end + b"}"
+        body = b"".join((b'{"posts":', page.posts, b',"next_cursor":', end, b"}"))
         return Response(body, content_type="application/json")
 
     # --- likes -----------------------------------------------------------------------------------------
