@@ -190,8 +190,9 @@ def test_a_torn_tail_taken_for_whole_is_found_out(scratch, monkeypatch):
     trace = record(data, 8, 40)
     listener = Listener(Acknowledged())
     crc32 = segments.crc32
-    found = 0
-    for image in images(trace, Random(8), 300, scratch, among=journal_writes(trace)):
+    found = looked_at = 0
+    for image in images(trace, Random(8), 4000, scratch, among=journal_writes(trace)):
+        looked_at += 1
         whole = shutil.copytree(image.path, scratch / "whole")
         check_image(whole, listener.hear(image))
         shutil.rmtree(whole)
@@ -205,4 +206,5 @@ def test_a_torn_tail_taken_for_whole_is_found_out(scratch, monkeypatch):
         if found:
             break
     trace.close()
+    print(f"{looked_at} images until a torn write passed for whole")
     assert found
