@@ -132,6 +132,11 @@ class NotLeader(Exception):
         self.leader = leader
 
 
+class Lost(Exception):
+    """The entry was replaced by another leader's: the command certainly had no effect. It may be proposed
+    again."""
+
+
 class Overfull(Exception):
     """Too much waits for a majority: nothing was taken. To be tried again."""
 

@@ -22,11 +22,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
 
+from storage.entries import Entry as Entry  # the names by which those who write know them
+from storage.entries import HardState as HardState
+from storage.entries import Record as Record
+from storage.entries import Truncation as Truncation
 from storage.segments import (
     CHECKPOINT,
     ENTRY,
@@ -63,34 +66,6 @@ class JournalFailed(Exception):
 
 class JournalFull(Exception):
     """No room for another segment. Nothing was written; the journal works on once there is room."""
-
-
-class Entry(NamedTuple):
-    """A command at its place in one partition's log. A later entry with the same index replaces this one."""
-
-    partition: int  # u16
-    term: int  # u64
-    index: int  # type: ignore[assignment]  # u64; the field's name hides tuple.index, which nobody needs
-    command: bytes  # at most RECORD_BYTES_MAX
-
-
-class HardState(NamedTuple):
-    """What one replica must not forget. The last one of a partition holds."""
-
-    partition: int
-    term: int
-    vote: bytes  # VOTE_BYTES, or empty for none
-    commit: int
-
-
-class Truncation(NamedTuple):
-    """Earlier entries of the partition with this index or a higher one are void."""
-
-    partition: int
-    index: int  # type: ignore[assignment]  # u64
-
-
-Record = Entry | HardState | Truncation
 
 
 class JournalStatistics(msgspec.Struct, frozen=True):

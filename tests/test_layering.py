@@ -24,12 +24,13 @@ REACHES = {  # which of our packages may be imported from each
     "bench": set(LAYERS),
 }
 CORES = (
-    *(f"storage/{name}.py" for name in ("ids", "keys", "records", "rows", "memory")),
+    *(f"storage/{name}.py" for name in ("ids", "keys", "entries", "records", "rows", "memory")),
     *(
         f"cluster/{name}.py"
         for name in ("commands", "courier", "keys", "mailbox", "memory", "meta", "partition", "streams")
     ),
     "cluster/raft*.py",
+    "cluster/peers/messages.py",
     "node/social/*.py",
     "node/feeds/*.py",
 )

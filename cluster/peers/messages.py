@@ -1,0 +1,185 @@
+"""What two nodes of a cluster say to each other beside Raft's own messages, and how it lies in bytes; pure.
+
+Each is a msgpack array `[tag, …fields]`, fields in the order below. New fields go to the end with a default,
+so that an older node skips them and a newer one fills them in; new messages get new tags, and a node that
+does not know a tag answers `Failed("unknown", …)`. Node ids have 16 bytes, hashes 32. The sender is not in a
+message: the link has authenticated it.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from cluster.raft_quiet import NodeHeartbeat
+
+HASHES_MAX: Final = 1000  # of one HaveBlobs
+MEMBERS_TOLD_MAX: Final = 64
+
+
+class _Said(msgspec.Struct, array_like=True, frozen=True):
+    pass
+
+
+# --- Raft, all groups in one frame ---------------------------------------------------------------------
+class RaftFrame(_Said, frozen=True):
+    """`messages` are those of `cluster.raft_messages`, each in its own encoding."""
+
+    sent_ms: int  # the sender's clock, Unix: for the comparison of clocks alone (DESIGN §6, law 4)
+    heartbeat: NodeHeartbeat | None
+    messages: tuple[msgspec.Raw, ...]
+
+
+# --- commands and reads --------------------------------------------------------------------------------
+class Propose(_Said, frozen=True, tag=1):
+    """Take a command into the log, if you lead this partition in this very term."""
+
+    partition: int
+    term: int
+    command: bytes
+
+
+class Proposed(_Said, frozen=True, tag=2):
+    """It is committed and applied. `outcome` is an encoded `cluster.commands.Outcome`."""
+
+    index: int
+    outcome: bytes
+    sent: tuple[tuple[int, int], ...]  # (destination, sequence) of each message that it sent
+    taken: tuple[tuple[int, int], ...]  # (source, inbox cursor), after a Deliver
+
+
+class ReadIndex(_Said, frozen=True, tag=3):
+    """How far must a replica have applied to see all that was answered before now? (dissertation §6.4)"""
+
+    partition: int
+
+
+class Index(_Said, frozen=True, tag=4):
+    index: int
+
+
+# --- state and blobs: offered by a small call, pulled in bulk ------------------------------------------
+class OfferSnapshot(_Said, frozen=True, tag=5):
+    """Pull my state of this partition, and answer `Done` when it is safe with you."""
+
+    partition: int
+
+
+class FetchSnapshot(_Said, frozen=True, tag=6):
+    partition: int
+
+
+class OfferBlob(_Said, frozen=True, tag=7):
+    """Pull this blob from me unless you have it; answer `Done` when it is durable under `index` with you."""
+
+    hash: bytes
+    size: int
+    index: int  # of the Reserve that put it there
+
+
+class FetchBlob(_Said, frozen=True, tag=8):
+    hash: bytes
+
+
+class HaveBlobs(_Said, frozen=True, tag=9):
+    hashes: tuple[bytes, ...]
+
+
+class Held(_Said, frozen=True, tag=10):
+    """For each hash asked about: the reserve index of the file, 0 where there is none that is good."""
+
+    indexes: tuple[int, ...]
+
+
+class Done(_Said, frozen=True, tag=11):
+    pass
+
+
+# --- joining, certificates, looking at each other ------------------------------------------------------
+class Describe(_Said, frozen=True, tag=12):
+    """What a joiner must know before it makes its data directory. Asked without a certificate."""
+
+
+class Described(_Said, frozen=True, tag=13):
+    cluster: bytes
+    partition_count: int
+    level: int
+    ca: bytes  # the CA's certificate, PEM
+
+
+class Join(_Said, frozen=True, tag=14):
+    """Asked without a certificate, over a link whose other end proved to be of the token's CA."""
+
+    invitation: bytes
+    secret: bytes
+    node: bytes
+    csr: bytes  # PEM
+    address: str  # host:port of its peer listener
+    zone: str
+    level: int
+
+
+class Joined(_Said, frozen=True, tag=15):
+    chain: bytes  # PEM: the node's certificate
+    secret: bytes  # the cluster's, from which shared keys are derived
+    members: tuple[tuple[bytes, str], ...]  # node id, address
+
+
+class Renew(_Said, frozen=True, tag=16):
+    csr: bytes
+
+
+class Renewed(_Said, frozen=True, tag=17):
+    chain: bytes
+
+
+class NodeStatus(_Said, frozen=True, tag=18):
+    pass
+
+
+class Status(_Said, frozen=True, tag=19):
+    body: bytes  # JSON of what the node says of itself
+
+
+class Failed(_Said, frozen=True, tag=20):
+    """Any request may be answered so. `leader`: whom to ask instead, if known (`not_leader`)."""
+
+    code: str
+    detail: str
+    leader: bytes = b""
+
+
+Request = (
+    Propose
+    | ReadIndex
+    | OfferSnapshot
+    | FetchSnapshot
+    | OfferBlob
+    | FetchBlob
+    | HaveBlobs
+    | Describe
+    | Join
+    | Renew
+    | NodeStatus
+)
+Response = Proposed | Index | Held | Done | Described | Joined | Renewed | Status | Failed
+
+encode = msgspec.msgpack.Encoder().encode
+_decode_request = msgspec.msgpack.Decoder(Request).decode
+_decode_response = msgspec.msgpack.Decoder(Response).decode
+_decode_frame = msgspec.msgpack.Decoder(RaftFrame).decode
+
+
+def decode_request(data: bytes | memoryview) -> Any:
+    """Raises msgspec.DecodeError: the peer's fault, or a tag of a newer version."""
+    return _decode_request(data)
+
+
+def decode_response(data: bytes | memoryview) -> Any:
+    """Raises msgspec.DecodeError."""
+    return _decode_response(data)
+
+
+def decode_frame(data: bytes | memoryview) -> RaftFrame:
+    """Raises msgspec.DecodeError. The messages in it are decoded by `cluster.raft_messages.decode`."""
+    frame: RaftFrame = _decode_frame(data)
+    return frame
