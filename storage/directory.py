@@ -1,6 +1,7 @@
 """The data directory: what a node owns on disk, who it is, and that nobody else is in it.
 
     node.json     format version, node id, shard and partition count, when it was made; never changes
+    cluster.json  which cluster it belongs to, or is joining; a node alone has none
     boots         how often a node was started here, raised durably by each start
     lock          held (flock) while a node runs; names its process
     reserve       room to delete in on a full disk, see storage/space.py
@@ -33,7 +34,9 @@ PARTITION_COUNT_MAX = 8192  # 13 bits of an id
 FOLDERS = ("journal", "shards", "blobs", "staging", "keys", "quarantine", "work")
 
 _IDENTITY, _BOOTS, _LOCK, _RESERVE, _NEW_SUFFIX = "node.json", "boots", "lock", "reserve", ".new"
-_OURS = {_IDENTITY, _BOOTS, _LOCK, _RESERVE, _IDENTITY + _NEW_SUFFIX, _BOOTS + _NEW_SUFFIX, *FOLDERS}
+_CLUSTER = "cluster.json"
+_REPLACED = (_IDENTITY, _BOOTS, _CLUSTER)  # a crash may leave each with its suffix, too
+_OURS = {*_REPLACED, *(name + _NEW_SUFFIX for name in _REPLACED), _LOCK, _RESERVE, *FOLDERS}
 _IGNORED = {"lost+found"}  # the root of a freshly made file system has it
 
 
@@ -74,6 +77,7 @@ class DataDirectory:
             path / folder for folder in FOLDERS
         )
         self.reserve = path / _RESERVE
+        self.cluster_file = path / _CLUSTER
         self._lock = lock
 
     @property
@@ -89,12 +93,15 @@ class DataDirectory:
         shard_count: int = SHARD_COUNT,
         partition_count: int = PARTITION_COUNT,
         boot: bool = True,
+        cluster: bytes = b"",
     ) -> "DataDirectory":
         """Lock the directory at `path`, and make it first if there is none or it is empty.
 
         `now` is Unix time in seconds. The counts matter only to a new directory; an existing one keeps its
-        own. `boot` raises the count of starts; work on a stopped node's data does without. Raises
-        DirectoryInUse, DirectoryForeign, DirectoryTooNew or DirectoryDamaged.
+        own. So does `cluster`, what cluster.json holds from the first moment: a directory that is made for
+        a cluster is never taken for that of a lone node. `boot` raises the count of starts; work on a
+        stopped node's data does without. Raises DirectoryInUse, DirectoryForeign, DirectoryTooNew or
+        DirectoryDamaged.
         """
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         strangers = sorted({entry.name for entry in os.scandir(path)} - _OURS - _IGNORED)
@@ -103,7 +110,11 @@ class DataDirectory:
         lock = _lock(path)
         try:
             give_up_reserve(path / _RESERVE, START_BYTES)
-            identity = _read_identity(path) or _make(path, now, shard_count, partition_count)
+            identity = _read_identity(path)
+            if identity is None:
+                if cluster:
+                    write_durably(path / _CLUSTER, cluster)
+                identity = _make(path, now, shard_count, partition_count)
             boots = _read_boots(path)
             if boot:
                 boots += 1
@@ -132,6 +143,19 @@ class DataDirectory:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def has_identity(path: Path) -> bool:
+    """Whether a data directory was made at `path`. Takes no lock and changes nothing."""
+    return (path / _IDENTITY).exists()
+
+
+def cluster_file(path: Path) -> bytes:
+    """What cluster.json of the data directory holds; empty if there is none. Takes no lock."""
+    try:
+        return (path / _CLUSTER).read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:

@@ -31,7 +31,7 @@ class NodeEnded(Exception):
 class NodeProcess:
     """A running node. `started_s` is how long it took until it served, process and all."""
 
-    def __init__(self, data, *flags, env=None, log=None, argv=None):
+    def __init__(self, data, *flags, env=None, log=None, argv=None, words=()):
         self.data = data
         self.log = log or data.with_name(data.name + ".log")
         begun = time.monotonic()
@@ -41,7 +41,7 @@ class NodeProcess:
         with open(self.log, "ab") as log_file:
             self._read_from = log_file.tell()
             self.process = subprocess.Popen(
-                [*argv, "node", "run", "--data", os.fspath(data), *address, *sets],
+                [*argv, "node", "run", "--data", os.fspath(data), *address, *sets, *words],
                 stderr=log_file,
                 stdout=log_file,
                 cwd=ROOT,

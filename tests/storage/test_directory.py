@@ -15,6 +15,8 @@ from storage.directory import (
     DirectoryForeign,
     DirectoryInUse,
     DirectoryTooNew,
+    cluster_file,
+    has_identity,
     write_durably,
 )
 
@@ -146,3 +148,20 @@ def test_files_are_replaced_whole(tmp_path):
     write_durably(tmp_path / "key", b"two", mode=0o640)
     assert (tmp_path / "key").read_bytes() == b"two" and mode(tmp_path / "key") == 0o640
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_directory_made_for_a_cluster_says_so_before_it_has_an_identity(tmp_path):
+    path = tmp_path / "data"
+    with DataDirectory.open(path, now=NOW, cluster=b"joining", partition_count=16) as made:
+        assert made.cluster_file.read_bytes() == b"joining"
+        assert made.identity.partition_count == 16
+    with DataDirectory.open(path, now=NOW, cluster=b"another"):
+        assert cluster_file(path) == b"joining"
+    # The crash between the two: it is finished by the next start, and nothing takes it for a lone node's.
+    half = tmp_path / "half"
+    with DataDirectory.open(half, now=NOW, cluster=b"joining"):
+        (half / "node.json").unlink()
+    assert not has_identity(half) and cluster_file(half) == b"joining"
+    with DataDirectory.open(half, now=NOW, cluster=b"joining", partition_count=32) as again:
+        assert again.identity.partition_count == 32
+    assert cluster_file(tmp_path / "nowhere") == b"" and not has_identity(tmp_path / "nowhere")
