@@ -6,7 +6,7 @@ What was taken is trimmed from the outboxes in batches too.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from cluster.commands import MESSAGES_PER_DELIVER_MAX, Delivery, Message
@@ -72,7 +72,6 @@ class Courier:
         What it did not take (its predecessor is missing there) goes back to the front of the queue.
         """
         batch = self._under_way.pop(destination)
-        queue = self._queues[destination]
         again: list[Delivery] = []
         for delivery in batch:
             if delivery.sequence <= cursors.get(delivery.source, 0):
@@ -80,19 +79,43 @@ class Courier:
             else:
                 again.append(delivery)
         self.repeated += len(again)
-        queue.extendleft(reversed(again))
+        self._return(destination, again)
+
+    def failed(self, destination: int) -> None:
+        """No answer: the same batch will be handed out again."""
+        self._return(destination, self._under_way.pop(destination))
+
+    def _return(self, destination: int, deliveries: Sequence[Delivery]) -> None:
+        """Put back in front what was not taken, but not what was forgotten meanwhile."""
+        marks, queue = self._marks, self._queues[destination]
+        queue.extendleft(
+            delivery
+            for delivery in reversed(deliveries)
+            if (delivery.source, destination, delivery.sequence) in marks
+        )
         if queue:
             self._ready.append(destination)
         else:
             del self._queues[destination]
 
-    def failed(self, destination: int) -> None:
-        """No answer: the same batch will be handed out again."""
-        batch = self._under_way.pop(destination)
-        self._queues[destination].extendleft(reversed(batch))
-        self._ready.append(destination)
+    def forget(self, source: int) -> None:
+        """The outbox of `source` is another node's to carry now: its leader's."""
+        for destination, queue in list(self._queues.items()):
+            if any(delivery.source == source for delivery in queue):
+                kept = deque(delivery for delivery in queue if delivery.source != source)
+                self._queues[destination] = kept
+                if not kept and destination not in self._under_way:
+                    del self._queues[destination]
+                    self._ready.remove(destination)
+        self._marks = {mark for mark in self._marks if mark[0] != source}
+        self._trims.pop(source, None)
+        for mark in [mark for mark in self._waiters if mark[0] == source]:
+            for wake in self._waiters.pop(mark):
+                wake()
 
     def _taken(self, mark: Mark) -> None:
+        if mark not in self._marks:
+            return  # its source was forgotten meanwhile
         source, destination, sequence = mark
         self._trims[source].append((destination, sequence))
         self._marks.discard(mark)

@@ -100,6 +100,10 @@ class Raft(Elections):
         return self.group.commit
 
     @property
+    def applied_index(self) -> int:
+        return self._applied
+
+    @property
     def configuration(self) -> Configuration:
         return self.group.configuration
 

@@ -62,11 +62,12 @@ class Elections:
             self.node_silent(sender)
 
     def node_silent(self, sender: bytes) -> None:
-        """`sender`'s node was not heard for an election timeout, or was started anew: what it led is free."""
-        if self.quiet and sender == self.group.leader and self.role is Role.FOLLOWER:
+        """`sender`'s node was not heard for an election timeout, was started anew, or its link broke: what it
+        led is free."""
+        if sender == self.group.leader and self.role is Role.FOLLOWER:
             self.wake()
             self.group.leader = None
-            self._elapsed = self._settings.election_ticks  # that time has passed; the rest is drawn
+            self._elapsed = max(self._elapsed, self._settings.election_ticks)  # the rest is drawn
 
     def wake(self) -> None:
         if self.quiet:

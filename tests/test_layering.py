@@ -27,7 +27,18 @@ CORES = (
     *(f"storage/{name}.py" for name in ("ids", "keys", "entries", "records", "rows", "memory")),
     *(
         f"cluster/{name}.py"
-        for name in ("commands", "courier", "keys", "mailbox", "memory", "meta", "partition", "streams")
+        for name in (
+            "commands",
+            "courier",
+            "duties",
+            "groups",
+            "keys",
+            "mailbox",
+            "memory",
+            "meta",
+            "partition",
+            "streams",
+        )
     ),
     "cluster/raft*.py",
     "cluster/peers/messages.py",
