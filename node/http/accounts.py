@@ -20,7 +20,7 @@ from node.http.problems import Body, Problem
 from node.http.tokens import Signer, TokenError
 from node.parts import Parts, now_s
 from node.passwords import PASSWORD_MAX, PASSWORD_MIN
-from node.service import EVERYBODY
+from node.service import EVERYBODY, Retry
 from node.social import accounts, deletion, listings, people, sessions, texts
 from node.social.people import UserView
 from node.social.texts import folded
@@ -114,7 +114,8 @@ class RefreshToken(msgspec.Struct, frozen=True):
 
 
 class Sessions:
-    """What sign-up, sign-in and refresh share: passwords checked, sessions opened, tokens issued."""
+    """What the API and the web app share: accounts made, passwords checked, sessions opened and ended, tokens
+    issued."""
 
     def __init__(self, parts: Parts, renderer: Renderer) -> None:
         self._parts = parts
@@ -122,6 +123,48 @@ class Sessions:
 
     def expires_ms(self) -> int:
         return now_ms() + int(self._parts.settings.accounts.refresh_token_s * 1000)
+
+    async def welcome(self, wanted: NewUser) -> str:
+        """The hash of a newcomer's password, after what can be refused was. Raises Problem."""
+        check_password(wanted.password)
+        check_texts(wanted)
+        verdict = self._parts.limits.take("sign_up", [g.address], now_s())
+        answer_headers().update(verdict.headers())
+        return await self._parts.passwords.hash(wanted.password)
+
+    async def sign_up(self, wanted: NewUser, password_hash: str, retry: Retry | None) -> RefreshToken:
+        # A retried sign-up must give tokens that work: the secret is drawn from the key, not at random.
+        secret = retry.step("secret") + retry.step("secret 2") if retry else urandom(SECRET_BYTES)
+        command = accounts.SignUp(
+            wanted.username, wanted.display_name, password_hash, blake3(secret).digest(), self.expires_ms()
+        )
+        home = self._parts.partition_of_name(wanted.username)
+        done = await self._parts.service.do(home, command, accounts.SignedUp, by=NEWCOMERS, retry=retry)
+        tell(done)
+        return RefreshToken(done.result.user, done.result.session, secret)
+
+    async def sign_in(self, wanted: SignIn) -> RefreshToken:
+        """Raises Problem rate_limited, wrong_credentials, suspended."""
+        name = folded(wanted.username)[:64]
+        self.count_sign_in(f"name:{name}")
+        with self._parts.service.read() as rows:
+            user = named(self._parts, rows, wanted.username)
+        return await self.open(user or 0, wanted.password)
+
+    async def end(self) -> None:
+        """End the session of whoever asks."""
+        who = signed()
+        command = sessions.EndSession(who.user, who.session)
+        tell(await self._parts.service.do(partition_of(who.user), command, grows=False))
+
+    def count_sign_in(self, whose: str) -> None:
+        """Raises Problem rate_limited."""
+        limits = self._parts.limits
+        wide = [whose, f"{g.address}:sign_in"]
+        limits.look("sign_in_wide", wide, now_s())
+        verdict = limits.take("sign_in", [f"{whose}@{g.address}"], now_s())
+        limits.take("sign_in_wide", wide, now_s())
+        answer_headers().update(verdict.headers())
 
     async def check(self, user: int, password: str) -> int:
         """The `changed_ms` of the credential that the password fits. Raises Problem wrong_credentials."""
@@ -144,14 +187,18 @@ class Sessions:
         tell(done)
         return RefreshToken(user, done.result.session, secret)
 
-    async def refresh(self, token: RefreshToken) -> RefreshToken:
+    async def refresh(self, token: RefreshToken, reuse_s: float | None = None) -> RefreshToken:
+        """The token before works once more for `reuse_s` (None: as the settings say). Raises Problem
+        unauthenticated, suspended."""
+        if reuse_s is None:
+            reuse_s = self._parts.settings.accounts.refresh_reuse_s
         with self._parts.service.read() as rows:
             if is_suspended(rows, token.user):
                 raise Problem("suspended")
         secret = urandom(SECRET_BYTES)
         command = sessions.RefreshSession(
             token.user, token.session, token.hash, blake3(secret).digest(), self.expires_ms(),
-            int(self._parts.settings.accounts.refresh_reuse_s * 1000),
+            int(reuse_s * 1000),
         )  # fmt: skip
         done = await self._parts.service.do(
             partition_of(token.user), command, sessions.Refreshed, grows=False
@@ -186,22 +233,9 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
     )  # fmt: skip
     async def sign_up() -> Response:
         wanted = await read_json(request, NewUser, STRANGERS_BYTES_MAX)
-        check_password(wanted.password)
-        check_texts(wanted)
-        verdict = parts.limits.take("sign_up", [g.address], now_s())
-        answer_headers().update(verdict.headers())
-        home = parts.partition_of_name(wanted.username)
-        password_hash = await parts.passwords.hash(wanted.password)
+        password_hash = await session_of.welcome(wanted)
         async with admission.once(folded(wanted.username), msgspec.json.encode(wanted)) as retry:
-            # A retried sign-up must give tokens that work: the secret is drawn from the key, not at random.
-            secret = retry.step("secret") + retry.step("secret 2") if retry else urandom(SECRET_BYTES)
-            command = accounts.SignUp(
-                wanted.username, wanted.display_name, password_hash, blake3(secret).digest(),
-                session_of.expires_ms(),
-            )  # fmt: skip
-            done = await service.do(home, command, accounts.SignedUp, by=NEWCOMERS, retry=retry)
-            tell(done)
-        token = RefreshToken(done.result.user, done.result.session, secret)
+            token = await session_of.sign_up(wanted, password_hash, retry)
         return render(await session_of.signed_in(token), 201)
 
     @routes.add(
@@ -209,12 +243,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
         asks_who=False, limit="sign_in", problems=("wrong_credentials", "suspended"),
     )  # fmt: skip
     async def sign_in() -> Response:
-        wanted = await read_json(request, SignIn, STRANGERS_BYTES_MAX)
-        name = folded(wanted.username)[:64]
-        count_sign_in(f"name:{name}")
-        with service.read() as rows:
-            user = named(parts, rows, wanted.username)
-        token = await session_of.open(user or 0, wanted.password)
+        token = await session_of.sign_in(await read_json(request, SignIn, STRANGERS_BYTES_MAX))
         return render(await session_of.signed_in(token), 201)
 
     @routes.add(
@@ -228,9 +257,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
 
     @routes.add("DELETE", "/v1/sessions", "Sign out: this session ends", answers={204: None})
     async def end_session() -> Response:
-        who = signed()
-        command = sessions.EndSession(who.user, who.session)
-        tell(await service.do(partition_of(who.user), command, grows=False))
+        await session_of.end()
         return empty()
 
     @routes.add("GET", "/v1/users/me", "One's own account", answers={200: UserView})
@@ -332,16 +359,8 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
         with service.read() as rows:
             return people.user_view(rows, user_id, user_id, renderer.avatar_url)
 
-    def count_sign_in(whose: str) -> None:
-        """Raises Problem rate_limited."""
-        wide = [whose, f"{g.address}:sign_in"]
-        parts.limits.look("sign_in_wide", wide, now_s())
-        verdict = parts.limits.take("sign_in", [f"{whose}@{g.address}"], now_s())
-        parts.limits.take("sign_in_wide", wide, now_s())
-        answer_headers().update(verdict.headers())
-
     async def checked_again(user_id: int, password: str) -> int:
-        count_sign_in(f"user:{user_id}:password")
+        session_of.count_sign_in(f"user:{user_id}:password")
         return await session_of.check(user_id, password)
 
     return routes

@@ -4,7 +4,7 @@ Done before each handler from the route's own description, so no handler can for
 things are not decided here but in the state machine, at the home of the thing.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
@@ -33,6 +33,8 @@ TOKEN_HEADER: Final = "Heliograph-Token"
 COUNTED_BY_HANDLERS: Final = ("sign_up", "sign_in")  # which know the name
 IDEMPOTENCY_KEY_MAX: Final = 255  # characters
 
+OfCookie = Callable[[Route], Awaitable[Claims | None]]  # raises Problem
+
 
 class Admission:
     """One per public listener. `running` holds the idempotency keys of requests that are under way."""
@@ -40,6 +42,7 @@ class Admission:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._running: set[bytes] = set()
+        self.of_cookie: OfCookie | None = None  # who asks without a bearer token
 
     async def admit(self, route: Route) -> None:
         """Set `g.signed`, count against the limits, wait for the client's token. Raises Problem."""
@@ -49,7 +52,7 @@ class Admission:
         g.signed = None
         if route.asks_who:
             try:
-                claims = self._claims(route)
+                claims = await self._claims(route)
             except Problem:
                 self._count(route)  # against the address, or guessing tokens would cost nothing
                 raise
@@ -82,9 +85,12 @@ class Admission:
             raise Problem("unauthenticated", "this session has ended: sign in again")
         return signed
 
-    def _claims(self, route: Route) -> Claims | None:
+    async def _claims(self, route: Route) -> Claims | None:
         header = head(b"authorization") or ""
         if not header:
+            claims = await self.of_cookie(route) if self.of_cookie else None
+            if claims is not None:
+                return claims
             if route.signed_in:
                 raise Problem("unauthenticated", "send `Authorization: Bearer` with an access token")
             return None
