@@ -24,10 +24,11 @@ REACHES = {  # which of our packages may be imported from each
     "bench": set(LAYERS),
 }
 CORES = (
-    *(f"storage/{name}.py" for name in ("ids", "keys", "entries", "records", "rows", "memory")),
+    *(f"storage/{name}.py" for name in ("ids", "keys", "entries", "places", "records", "rows", "memory")),
     *(
         f"cluster/{name}.py"
         for name in (
+            "attempts",
             "commands",
             "courier",
             "duties",
