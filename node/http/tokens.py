@@ -1,7 +1,7 @@
 """Access tokens and signed URLs: what lets a client prove later what the node granted it earlier.
 
-Access tokens are JWTs (RFC 7519) signed with Ed25519 (RFC 8037) by the node's own key. They say who and which
-session; whether the session still lives is asked of its row at every request. Keys rotate: the old public key
+Access tokens are JWTs (RFC 7519) signed with Ed25519 (RFC 8037) by the node's own key; those of the cluster's
+other nodes are checked with the public keys that the meta group keeps. They say who and which session; whether the session still lives is asked of its row at every request. Keys rotate: the old public key
 stays until the last token it signed has died. `now` is seconds since 1970 and always a parameter.
 """
 
@@ -70,6 +70,7 @@ class Keyring:
         self._verified: dict[str, Claims] = {}
         self._records: dict[str, KeyRecord] = {}
         self._public: dict[str, Ed25519PublicKey] = {}
+        self._others: dict[str, tuple[str, bytes]] = {}  # kid → node id, public key
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in sorted(folder.glob("*" + KEY_SUFFIX)):
             self._remember(msgspec.json.decode(path.read_bytes(), type=KeyRecord))
@@ -138,19 +139,35 @@ class Keyring:
             for record in self._records.values()
         )
 
+    def learn(self, others: Mapping[str, tuple[str, bytes]]) -> None:
+        """The keys of the cluster's other nodes: kid → (node id, 32 bytes). Who is not named any more is not
+        believed any more."""
+        others = {kid: key for kid, key in others.items() if kid not in self._public}
+        if self._others != others:
+            if self._others.keys() - others.keys():
+                self._verified.clear()
+            self._others = dict(others)
+
+    def _key_of(self, kid: object) -> tuple[str, Ed25519PublicKey]:
+        """Who signs with it, and the key. Raises TokenError."""
+        if isinstance(kid, str):
+            if kid in self._public:
+                return self._node_id, self._public[kid]
+            if kid in self._others:
+                node_id, public = self._others[kid]
+                return node_id, Ed25519PublicKey.from_public_bytes(public)
+        raise TokenError("the access token was signed with a key this node does not know")
+
     def _check(self, token: str) -> Claims:
         if len(token) > TOKEN_BYTES_MAX:
             raise TokenError("the access token is too long to be ours")
         try:
-            kid = jwt.get_unverified_header(token).get("kid")
-            key = self._public.get(kid) if isinstance(kid, str) else None
-            if key is None:
-                raise TokenError("the access token was signed with a key this node does not know")
+            issuer, key = self._key_of(jwt.get_unverified_header(token).get("kid"))
             claims = jwt.decode(
                 token,
                 key,
                 algorithms=[ALGORITHM],
-                issuer=self._node_id,
+                issuer=issuer,
                 # Times are compared by the caller, with its own clock.
                 options={
                     "require": ["iss", "sub", "sid", "iat", "exp"],

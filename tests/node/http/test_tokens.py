@@ -68,6 +68,31 @@ def test_rotation_lets_old_tokens_live_out_their_time(tmp_path):
         make_keyring(tmp_path).verify(old, NOW)
 
 
+def test_tokens_of_the_other_nodes_count_while_their_keys_are_published(tmp_path):
+    mine, other = make_keyring(tmp_path / "a"), make_keyring(tmp_path / "b", node_id="node-2")
+    token = other.issue(5, 6, NOW)
+    with pytest.raises(TokenError, match="does not know"):
+        mine.verify(token, NOW)
+    published = {kid: ("node-2", public) for kid, public, _ in other.public_keys()}
+    mine.learn(published)
+    assert mine.verify(token, NOW).node_id == "node-2"
+    (kid,) = published
+    mine.learn({kid: ("node-3", published[kid][1])})  # who signs must be whose key it is
+    with pytest.raises(TokenError):
+        make_learned(tmp_path / "c", {kid: ("node-3", published[kid][1])}).verify(token, NOW)
+    own = mine.issue(7, 8, NOW)
+    mine.learn({})  # the node was revoked: what was verified before is forgotten, too
+    with pytest.raises(TokenError, match="does not know"):
+        mine.verify(token, NOW)
+    assert mine.verify(own, NOW).user_id == 7
+
+
+def make_learned(folder, keys):
+    keyring = make_keyring(folder)
+    keyring.learn(keys)
+    return keyring
+
+
 def test_the_published_key_verifies(tmp_path):
     keyring = make_keyring(tmp_path)
     (entry,) = key_set_of({kid: raw for kid, raw, _ in keyring.public_keys()})["keys"]
