@@ -1,14 +1,15 @@
 """Access tokens and signed URLs: what lets a client prove later what the node granted it earlier.
 
 Access tokens are JWTs (RFC 7519) signed with Ed25519 (RFC 8037) by the node's own key; those of the cluster's
-other nodes are checked with the public keys that the meta group keeps. They say who and which session; whether the session still lives is asked of its row at every request. Keys rotate: the old public key
-stays until the last token it signed has died. `now` is seconds since 1970 and always a parameter.
+other nodes are checked with the public keys that the meta group keeps. They say who and which session;
+whether the session still lives is asked of its row at every request. Keys rotate: the old public key stays
+until the last token it signed has died. `now` is seconds since 1970 and always a parameter.
 """
 
 import hmac
 import os
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import blake3
@@ -17,6 +18,7 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from cluster.meta import PublicKey
 from storage.directory import write_durably
 
 ALGORITHM = "EdDSA"
@@ -25,6 +27,8 @@ CLOCK_SKEW_S = 60  # a token from the near future of another node's clock is tak
 SIGNATURE_BYTES = 16  # of keyed BLAKE3: 2^128 guesses
 SECRET_BYTES = 32
 KEY_SUFFIX = ".json"
+OTHERS_MAX = 1024  # other members' keys in memory: 8 of each of 64, and twice as many again
+LOOKS_PER_S_MAX = 10  # at their rows for a key that nobody knows: such tokens cost a stranger nothing to make
 
 
 class TokenError(Exception):
@@ -55,15 +59,62 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retired_at: int | None = None
 
 
+class Others:
+    """The public keys of the other members, as the meta group has them: looked at once a second at most while
+    one of them is used, so that a revoked member's are gone a second later."""
+
+    def __init__(self, rows: Callable[[], Mapping[str, PublicKey]]) -> None:
+        self._rows = rows
+        self._keys: dict[str, tuple[Ed25519PublicKey, str]] = {}
+        self._seen: dict[str, PublicKey] = {}
+        self._looked_at = 0
+        self._looks = 0
+
+    def look(self, now: int, most: int = 1) -> bool:
+        """Look again, unless that was done `most` times in this second. Returns whether a key is gone."""
+        if now == self._looked_at:
+            if self._looks >= most:
+                return False
+        else:
+            self._looked_at, self._looks = now, 0
+        self._looks += 1
+        rows = dict(list(self._rows().items())[:OTHERS_MAX])
+        if rows == self._seen:
+            return False
+        gone = any(rows.get(kid) != row for kid, row in self._seen.items())
+        self._seen = rows
+        self._keys = {
+            kid: (Ed25519PublicKey.from_public_bytes(row.public), row.node.hex()) for kid, row in rows.items()
+        }
+        return gone
+
+    def find(self, kid: str, now: int) -> tuple[Ed25519PublicKey, str] | None:
+        """The key and the node id of whose it is. One that was published a moment ago is found, too."""
+        if kid not in self._keys:
+            self.look(now, LOOKS_PER_S_MAX)
+        return self._keys.get(kid)
+
+
 class Keyring:
     """The node's signing key, the public keys of those before it, and what they have verified lately.
 
-    One task owns it. The folder holds one file per key, readable by the node alone.
+    One task owns it. The folder holds one file per key, readable by the node alone. `others` gives the public
+    keys of all members by their kid.
     """
 
-    def __init__(self, folder: Path, *, node_id: str, token_s: float, cache_entries: int, now: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        node_id: str,
+        token_s: float,
+        cache_entries: int,
+        now: int,
+        others: Callable[[], Mapping[str, PublicKey]] = dict,
+    ) -> None:
         """Load the keys in `folder`; make the first if there is none. Raises OSError, msgspec.DecodeError."""
         self._folder = folder
+        self._others = Others(others)
         self._node_id = node_id
         self._token_s = int(token_s)
         self._cache_entries = cache_entries
@@ -90,14 +141,17 @@ class Keyring:
         return jwt.encode(claims, self._private, algorithm=ALGORITHM, headers={"kid": self._kid})
 
     def verify(self, token: str, now: int) -> Claims:
-        """The claims of a token of ours. Raises Expired, TokenError.
+        """The claims of a token of this cluster. Raises Expired, TokenError.
 
         Checking a signature costs 81 µs, so what was verified is remembered until it is pushed out; the
         memory is asked by the whole token, so an altered one is never found there.
         """
         claims = self._verified.get(token)
+        if claims is not None and claims.node_id != self._node_id and self._others.look(now):
+            self._forget_others()
+            claims = None
         if claims is None:
-            claims = self._check(token)
+            claims = self._check(token, now)
             while len(self._verified) >= self._cache_entries:
                 del self._verified[next(iter(self._verified))]
             self._verified[token] = claims
@@ -158,7 +212,21 @@ class Keyring:
                 return node_id, Ed25519PublicKey.from_public_bytes(public)
         raise TokenError("the access token was signed with a key this node does not know")
 
-    def _check(self, token: str) -> Claims:
+    def _forget_others(self) -> None:
+        """Whoever signed them may be no member any more."""
+        own = self._node_id
+        self._verified = {token: claims for token, claims in self._verified.items() if claims.node_id == own}
+
+    def _find(self, kid: object, now: int) -> tuple[Ed25519PublicKey, str]:
+        """The key and the node id of whose it is. Raises TokenError."""
+        if isinstance(kid, str):
+            own = self._public.get(kid)
+            found = (own, self._node_id) if own is not None else self._others.find(kid, now)
+            if found is not None:
+                return found
+        raise TokenError("the access token was signed with a key this node does not know")
+
+    def _check(self, token: str, now: int) -> Claims:
         if len(token) > TOKEN_BYTES_MAX:
             raise TokenError("the access token is too long to be ours")
         try:
