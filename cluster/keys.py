@@ -64,6 +64,20 @@ class RememberedDueKey(Key, kind=0x08):
     scope: U64
 
 
+class GroupKey(Key, kind=0x09):
+    """The members of a partition's group as last applied. Beside its head, and no part of its digest."""
+
+    partition: U16  # HEADS_PARTITION
+    of: U16
+
+
+class InstallKey(Key, kind=0x0A):
+    """That the partition's rows are being replaced by those of a snapshot."""
+
+    partition: U16  # HEADS_PARTITION
+    of: U16
+
+
 # What was remembered of a user's commands lies with the user's other rows (the family of the application).
 _OWNER_ROWS: Final = 0x40
 
@@ -98,6 +112,24 @@ class Head(msgspec.Struct, array_like=True):
     work_rows: int = 0
     dead_next: int = 1
     dead_rows: int = 0
+
+
+class GroupRow(msgspec.Struct, array_like=True, frozen=True):
+    voters: tuple[bytes, ...]
+    learners: tuple[bytes, ...]
+    index: int  # of the entry that made it so; 0: the founder's
+    base: int = 0  # of the last snapshot installed: what the journal has up to there may be another leader's
+    base_term: int = 0
+
+
+class InstallRow(msgspec.Struct, array_like=True, frozen=True):
+    """Written before the first old row goes, removed with the last new one: a start between finishes it."""
+
+    spool: str  # name of the file under staging/
+    index: int
+    term: int
+    voters: tuple[bytes, ...]
+    learners: tuple[bytes, ...]
 
 
 class Sent(msgspec.Struct, array_like=True, frozen=True):
@@ -145,6 +177,8 @@ class Remembered(msgspec.Struct, array_like=True, frozen=True):
 
 
 HEADS: Final = Table(HeadKey, Codec(Head))
+GROUPS: Final = Table(GroupKey, Codec(GroupRow))
+INSTALLS: Final = Table(InstallKey, Codec(InstallRow))
 OUTBOX: Final = Table(OutboxKey, Codec(OutboxRow))
 SENT: Final = Table(SentKey, Codec(Sent))
 TAKEN: Final = Table(TakenKey, Codec(Taken))

@@ -3,7 +3,9 @@
 Apart from the journal itself, so that pure code can make them.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+PREFIX_BYTES: Final = 27  # of a record in a segment, before its tail
 
 
 class Entry(NamedTuple):

@@ -19,7 +19,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
@@ -30,12 +30,14 @@ from storage.entries import Entry as Entry  # the names by which those who write
 from storage.entries import HardState as HardState
 from storage.entries import Record as Record
 from storage.entries import Truncation as Truncation
+from storage.places import Places, find
 from storage.segments import (
     CHECKPOINT,
     ENTRY,
     HARD_STATE,
     HEADER_BYTES,
     MARK,
+    PREFIX_BYTES,
     RECORD_BYTES_MAX,
     SALT_BYTES,
     TRUNCATION,
@@ -56,6 +58,8 @@ CHECKPOINT_ROOM_BYTES = (
 LEFT_FREE_BYTES_MAX = 16 << 20  # disk that a new segment leaves to commits of shards, at most
 SPARES_MAX = 2  # released segments kept for use again
 VOTE_BYTES = 16  # a node id
+ENTRY_BYTES_USUAL = 2 << 10  # read at once where one entry is wanted; a longer one is read twice
+_MARK_BYTES = PREFIX_BYTES + SALT_BYTES
 _CHECKPOINTED = struct.Struct("<HQQB16s")  # partition, term, commit, 1 if there is a vote, vote
 _SUFFIX, _NEW_SUFFIX, _SPARE_SUFFIX = ".log", ".new", ".spare"
 
@@ -85,16 +89,7 @@ class _Segment:
     header: Header
     end: int  # bytes from the start of the file that hold header and records
     size: int  # bytes of the file
-    spans: dict[int, tuple[int, int]] = field(default_factory=dict)  # partition -> least and greatest index
-
-    def widen(self, partition: int, index: int) -> None:
-        span = self.spans.get(partition)
-        if span is None:
-            self.spans[partition] = (index, index)
-        elif index > span[1]:
-            self.spans[partition] = (span[0], index)
-        elif index < span[0]:
-            self.spans[partition] = (index, span[1])
+    places: Places = field(default_factory=Places)
 
 
 class Journal:
@@ -166,11 +161,21 @@ class Journal:
         written = self._append(lambda seed: _encode(records, seed))
         self._marked = False
         segment = self._segments[-1]
-        for record in records:
-            if type(record) is Entry:
-                segment.widen(record[0], record[2])
+        segment.places.note(records, segment.end - written + _MARK_BYTES)
         self._records += len(records)
         return written
+
+    def make_room(self, records: int, size: int) -> None:
+        """See to it that one batch of up to so many records with so many bytes of commands is not refused
+        for want of room: what has been promised to others cannot be refused any more.
+
+        Raises JournalFull, and nothing has changed; JournalFailed.
+        """
+        self._check_alive()
+        segment = self._segments[-1]
+        wanted = _MARK_BYTES + records * (PREFIX_BYTES + VOTE_BYTES) + size + self._room
+        if segment.end + wanted > segment.size:
+            self._add_segment(max(self._segment_bytes, HEADER_BYTES + wanted))
 
     def mark(self) -> int:
         """Record that all written so far is synced, so that damage to the last batch too is told from a tail.
@@ -184,36 +189,47 @@ class Journal:
         self._marked = True
         return written
 
-    def read(self, partition: int, first: int, last: int) -> list[Entry]:
-        """The entries of one partition still held, with `first <= index <= last`, in order of their index."""
-        found: dict[int, Entry] = {}
-        for segment in self._segments:
-            span = segment.spans.get(partition)
-            holds = span is not None and span[0] <= last and span[1] >= first
-            if not holds and not found:
-                continue  # truncations matter only behind an entry they may void
-            for row in _rows(segment):
-                if row.partition != partition:
-                    continue
-                if row.kind == ENTRY and first <= row.b <= last:
-                    found[row.b] = Entry(partition, row.a, row.b, row.tail)
-                elif row.kind == TRUNCATION:
-                    found = {index: entry for index, entry in found.items() if index < row.a}
-        return [found[index] for index in sorted(found)]
+    def read(self, partition: int, first: int, last: int, *, bytes_max: int | None = None) -> list[Entry]:
+        """The entries of one partition that are still held, from index `first` to `last` at most.
 
-    def release(self, passed: Callable[[int], int], hard_states: Iterable[HardState]) -> int:
+        Ends before the first gap, so it is empty if `first` itself is gone; and before more than `bytes_max`
+        of commands, but for the first entry, which comes in any case.
+        """
+        entries: list[Entry] = []
+        size = 0
+        places = [segment.places for segment in self._segments]
+        with ExitStack() as opened:
+            files: dict[int, int] = {}
+            for number, offset in find(places, partition, first, last):
+                segment = self._segments[number]
+                if number not in files:
+                    files[number] = opened.enter_context(_opened(segment.path))
+                entry = _entry_at(segment, files[number], offset)
+                size += len(entry.command)
+                if entries and bytes_max is not None and size > bytes_max:
+                    break
+                entries.append(entry)
+        return entries
+
+    def release(
+        self, passed: Callable[[int], int], hard_states: Iterable[HardState], *, keep: int = 0
+    ) -> dict[int, int]:
         """Remove segments, oldest first, whose every entry has an index of at most `passed(partition)`.
 
         Before that, `hard_states` (all that are to be remembered) are written and synced as a checkpoint.
-        The segment being written stays. Returns how many were removed.
+        The segment being written stays, and the newest `keep` of the others. Returns the partitions that had
+        entries in what was removed, with the greatest index of each.
         """
-        count = 0
-        for segment in self._segments[:-1]:
-            if any(span[1] > passed(partition) for partition, span in segment.spans.items()):
+        count, gone = 0, dict[int, int]()
+        for segment in self._segments[: -1 - keep]:
+            greatest = segment.places.greatest()
+            if any(index > passed(partition) for partition, index in greatest.items()):
                 break
             count += 1
+            for partition, index in greatest.items():
+                gone[partition] = max(index, gone.get(partition, index))
         if not count:
-            return 0
+            return {}
         oldest = self._segments[count].header.sequence
         tail = b"".join(
             _CHECKPOINTED.pack(state.partition, state.term, state.commit, bool(state.vote), state.vote)
@@ -229,7 +245,7 @@ class Journal:
         except OSError as wrong:
             raise self._fail(f"{self._path}: {wrong}") from wrong
         del self._segments[:count]
-        return count
+        return gone
 
     def statistics(self) -> JournalStatistics:
         segments = list(self._segments)
@@ -261,8 +277,7 @@ class Journal:
         Takes a new segment if less than `room` bytes would be left in this one.
         """
         room = self._room if room is None else room
-        if self._failed or self._fd < 0:
-            raise JournalFailed(self._failed or "the journal is closed")
+        self._check_alive()
         segment = self._segments[-1]
         batch = self._mark_row(segment) + encode(segment.header.seed)
         if segment.end + len(batch) + room > segment.size:
@@ -281,6 +296,10 @@ class Journal:
         segment.end += len(batch)
         self._written_bytes += len(batch)
         return len(batch)
+
+    def _check_alive(self) -> None:
+        if self._failed or self._fd < 0:
+            raise JournalFailed(self._failed or "the journal is closed")
 
     def _mark_row(self, segment: _Segment) -> bytes:
         return encode_row(segment.header.seed, MARK, 0, segment.end, self._syncs, segment.header.salt)
@@ -388,7 +407,9 @@ class Journal:
             scan = Scan(fd, segment.header.seed, end=law or segment.size)
             for row in scan:
                 if row.kind == ENTRY:
-                    segment.widen(row.partition, row.b)
+                    segment.places.note((Entry(row.partition, row.a, row.b, b""),), row.offset)
+                elif row.kind == TRUNCATION:
+                    segment.places.note((Truncation(row.partition, row.a),), row.offset)
                 elif row.kind == CHECKPOINT:
                     self._checkpoint = (segment.header.sequence, row.offset)
                     oldest = row.a
@@ -470,6 +491,18 @@ def _rows(segment: _Segment) -> Iterator[Row]:
         yield from scan
     if scan.position != segment.end:
         raise JournalDamaged(f"{segment.path}, offset {scan.position}: {scan.finding}; it was whole before")
+
+
+def _entry_at(segment: _Segment, fd: int, offset: int) -> Entry:
+    """Raises JournalDamaged."""
+    scan = Scan(fd, segment.header.seed, start=offset, end=segment.end, window_bytes=ENTRY_BYTES_USUAL)
+    for row in scan:
+        if row.kind == ENTRY:
+            return Entry(row.partition, row.a, row.b, row.tail)
+        break
+    raise JournalDamaged(
+        f"{segment.path}, offset {offset}: {scan.finding or 'no entry'}; there was one before"
+    )
 
 
 @contextmanager

@@ -9,9 +9,11 @@ from random import Random
 
 from storage.journal import (
     SEGMENT_BYTES,
+    VOTE_BYTES,
     Entry,
     HardState,
     JournalFailed,
+    JournalFull,
     JournalStatistics,
     Record,
     Truncation,
@@ -30,9 +32,11 @@ class MemoryJournal:
         self._segment_bytes = segment_bytes
         self._segments: list[list[Record | _Checkpoint]] = [[]]
         self._sizes = [0]
+        self._rooms = [segment_bytes]
         self._unsynced: list[Record] = []
         self._closed = False
         self._failing = False
+        self.disk_full = False  # no room for another segment
         self._records = self._written_bytes = self._syncs = 0
 
     def recovered(self) -> Iterator[Record]:
@@ -54,8 +58,11 @@ class MemoryJournal:
         self._check_alive()
         for record in records:
             check_record(record)
+        size = _MARK_BYTES + sum(map(_size, records))
+        if self.disk_full:
+            self._want(size + sum(map(_size, self._unsynced)))
         self._unsynced.extend(records)
-        return _MARK_BYTES + sum(map(_size, records))
+        return size
 
     def sync(self) -> None:
         """The second half of `write`. Raises JournalFailed if `fail` was called."""
@@ -64,8 +71,8 @@ class MemoryJournal:
             self._closed = True
             raise JournalFailed("the sync failed and the process must exit")
         size = _MARK_BYTES + sum(map(_size, self._unsynced))
-        if self._sizes[-1] + size > self._segment_bytes and self._segments[-1]:
-            self._rotate()
+        if self._sizes[-1] + size > self._rooms[-1] and self._segments[-1]:
+            self._rotate(size)
         self._segments[-1].extend(self._unsynced)
         self._sizes[-1] += size
         self._records += len(self._unsynced)
@@ -90,28 +97,47 @@ class MemoryJournal:
         self._closed = self._failing = False
         self._records = self._written_bytes = self._syncs = 0
         if self._segments[-1]:
-            self._rotate()
+            self._rotate(0)
 
-    def read(self, partition: int, first: int, last: int) -> list[Entry]:
+    def make_room(self, records: int, size: int) -> None:
+        self._check_alive()
+        wanted = _MARK_BYTES + records * (PREFIX_BYTES + VOTE_BYTES) + size
+        self._want(wanted)
+        if self._sizes[-1] + wanted > self._rooms[-1]:
+            self._rotate(wanted)
+
+    def read(self, partition: int, first: int, last: int, *, bytes_max: int | None = None) -> list[Entry]:
         found: dict[int, Entry] = {}
         for row in (row for segment in self._segments for row in segment):
             if isinstance(row, Entry) and row.partition == partition and first <= row.index <= last:
                 found[row.index] = row
             elif isinstance(row, Truncation) and row.partition == partition:
                 found = {index: entry for index, entry in found.items() if index < row.index}
-        return [found[index] for index in sorted(found)]
+        entries: list[Entry] = []
+        size = 0
+        while (entry := found.get(first + len(entries))) is not None:
+            size += len(entry.command)
+            if entries and bytes_max is not None and size > bytes_max:
+                break
+            entries.append(entry)
+        return entries
 
-    def release(self, passed: Callable[[int], int], hard_states: Iterable[HardState]) -> int:
+    def release(
+        self, passed: Callable[[int], int], hard_states: Iterable[HardState], *, keep: int = 0
+    ) -> dict[int, int]:
         self._check_alive()
-        count = 0
-        for segment in self._segments[:-1]:
-            if any(isinstance(row, Entry) and row.index > passed(row.partition) for row in segment):
+        count, gone = 0, dict[int, int]()
+        for segment in self._segments[: -1 - keep]:
+            entries = [row for row in segment if isinstance(row, Entry)]
+            if any(entry.index > passed(entry.partition) for entry in entries):
                 break
             count += 1
+            for entry in entries:
+                gone[entry.partition] = max(entry.index, gone.get(entry.partition, entry.index))
         if count:
             self._segments[-1].append(tuple(hard_states))
-            del self._segments[:count], self._sizes[:count]
-        return count
+            del self._segments[:count], self._sizes[:count], self._rooms[:count]
+        return gone
 
     def statistics(self) -> JournalStatistics:
         return JournalStatistics(
@@ -128,9 +154,14 @@ class MemoryJournal:
     def close(self) -> None:
         self._closed = True
 
-    def _rotate(self) -> None:
+    def _rotate(self, wanted: int) -> None:
         self._segments.append([])
         self._sizes.append(0)
+        self._rooms.append(max(self._segment_bytes, wanted))
+
+    def _want(self, size: int) -> None:
+        if self.disk_full and self._sizes[-1] + size > self._rooms[-1]:
+            raise JournalFull(f"no room for a segment of {max(size, self._segment_bytes)} bytes in memory")
 
     def _check_alive(self) -> None:
         if self._closed:

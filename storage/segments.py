@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from zlib import crc32
 
+from storage.entries import PREFIX_BYTES as PREFIX_BYTES
+
 HEADER_BYTES = 4096  # a page of its own: no batch ever rewrites the sectors of the header
 RECORD_BYTES_MAX = 16 << 20  # the tail of one record; commands are bounded far below this
 WINDOW_BYTES = 1 << 20  # what a scan holds in memory at once, unless one record is longer
@@ -33,7 +35,7 @@ _HEADER = struct.Struct("<8sIQ8sQQ")  # magic, version, and the fields of Header
 _HEADER_SUM = struct.Struct("<I")
 _HEAD = struct.Struct("<IBHQQ")  # length, kind, partition, a, b
 _PREFIX = struct.Struct("<IIBHQQ")  # the same with the checksum before it
-PREFIX_BYTES = _PREFIX.size
+assert _PREFIX.size == PREFIX_BYTES
 SALT_BYTES = 8
 
 pack_head = _HEAD.pack
@@ -95,8 +97,11 @@ class Scan:
     says what is wrong with it (empty if the scan ended exactly at `end`).
     """
 
-    def __init__(self, fd: int, seed: int, *, start: int = HEADER_BYTES, end: int) -> None:
+    def __init__(
+        self, fd: int, seed: int, *, start: int = HEADER_BYTES, end: int, window_bytes: int = 0
+    ) -> None:
         self._fd = fd
+        self._window_bytes = window_bytes or WINDOW_BYTES
         self._seed = seed
         self._end = end
         self.position = start
@@ -108,7 +113,7 @@ class Scan:
         while self.position < self._end:
             at = self.position - base
             if len(window) - at < PREFIX_BYTES:
-                window, base, at = self._load(WINDOW_BYTES), self.position, 0
+                window, base, at = self._load(self._window_bytes), self.position, 0
                 if len(window) < PREFIX_BYTES:
                     self.finding = f"{len(window)} bytes left, too few for a record"
                     return
@@ -118,7 +123,7 @@ class Scan:
                 return
             whole = PREFIX_BYTES + length
             if len(window) - at < whole:
-                window, base, at = self._load(max(whole, WINDOW_BYTES)), self.position, 0
+                window, base, at = self._load(max(whole, self._window_bytes)), self.position, 0
                 if len(window) < whole:
                     self.finding = f"a record of {whole} bytes where {len(window)} are left"
                     return

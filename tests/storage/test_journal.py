@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from storage.journal import (
+    ENTRY_BYTES_USUAL,
     Entry,
     HardState,
     Journal,
@@ -15,7 +16,7 @@ from storage.journal import (
     JournalFull,
     Truncation,
 )
-from storage.segments import HEADER_BYTES, mark_after, read_header
+from storage.segments import HEADER_BYTES, Scan, mark_after, read_header
 
 SEGMENT_BYTES = 16 << 10
 FIRST = [Entry(1, 1, 1, b"one"), HardState(1, 1, bytes(16), 0)]
@@ -146,7 +147,9 @@ def test_an_interrupted_release_is_finished(tmp_path):
     for index in range(60):
         journal.write([Entry(1, 1, index, bytes(1000))])
     shutil.copytree(tmp_path / "a", tmp_path / "before")
-    released = journal.release(lambda partition: 40, [HardState(1, 1, b"", 40)])
+    before = journal.statistics().segments
+    assert journal.release(lambda partition: 40, [HardState(1, 1, b"", 40)])[1] <= 40
+    released = before - journal.statistics().segments
     assert released >= 2
     journal._close_files()
     for number in range(1, released + 1):
@@ -231,7 +234,7 @@ def test_a_full_disk_can_still_release_and_goes_on_with_what_that_gave(tmp_path,
                 journal.write([Entry(1, 1, index, bytes(1000))])
             except JournalFull:
                 break
-        assert journal.release(lambda partition: index - 1, states) >= 2
+        assert journal.release(lambda partition: index - 1, states)
     journal.write([Entry(1, 1, index, bytes(1000))])
     journal.close()
     found = reopened(tmp_path / "a")
@@ -247,3 +250,22 @@ def test_marks_are_found_across_the_edges_of_the_window(tmp_path, monkeypatch):
         assert mark_after(fd, header, start=start, end=SEGMENT_BYTES) == first
     assert mark_after(fd, header, start=first + 1, end=SEGMENT_BYTES) is None
     os.close(fd)
+
+
+def test_a_few_entries_are_read_without_reading_the_segment(tmp_path, monkeypatch):
+    journal = Journal.open(tmp_path / "a", segment_bytes=8 << 20)
+    for index in range(1, 101):
+        journal.write([Entry(partition, 1, index, bytes(1000)) for partition in range(64)])
+    loaded = 0
+    load = Scan._load
+
+    def counted(scan, length):
+        nonlocal loaded
+        window = load(scan, length)
+        loaded += len(window)
+        return window
+
+    monkeypatch.setattr(Scan, "_load", counted)
+    assert journal.read(7, 50, 52) == [Entry(7, 1, index, bytes(1000)) for index in range(50, 53)]
+    assert 0 < loaded <= 3 * ENTRY_BYTES_USUAL
+    journal.close()

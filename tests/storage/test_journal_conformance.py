@@ -1,6 +1,8 @@
 """What the journal promises, held against the one on disk and its in-memory twin alike."""
 
+import errno
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -10,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from storage.journal import Entry, HardState, Journal, JournalFailed, Truncation
+from storage.journal import Entry, HardState, Journal, JournalFailed, JournalFull, Truncation
 from storage.memory_journal import MemoryJournal
 
 SEGMENT_BYTES = 16 << 10
@@ -125,10 +127,14 @@ def test_release_removes_whole_segments_and_remembers_hard_states(bench):
         bench.journal.write([*entries(1, index, index, size=1000), HardState(1, index, VOTE, index)])
     held = bench.journal.statistics().segments
     assert held > 5
-    assert bench.journal.release(lambda partition: 0, []) == 0
+    assert bench.journal.release(lambda partition: 0, []) == {}
+    assert bench.journal.release(lambda partition: 60, [], keep=held) == {}
     states = [HardState(1, 100, VOTE, 100), HardState(2, 5, b"", 0)]
-    released = bench.journal.release(lambda partition: 60, states)
-    assert 2 <= released < held and bench.journal.statistics().segments == held - released
+    gone = bench.journal.release(lambda partition: 60, states)
+    released = held - bench.journal.statistics().segments
+    assert gone.keys() == {1} and gone[1] <= 60 and 2 <= released < held
+    assert bench.journal.read(1, gone[1], 100) == []
+    assert bench.journal.read(1, gone[1] + 1, 61) == entries(1, gone[1] + 1, 61, size=1000)
     assert bench.journal.read(1, 61, 100) == entries(1, 61, 100, size=1000)
     bench.kill()
     recovered = list(bench.journal.recovered())
@@ -136,6 +142,83 @@ def test_release_removes_whole_segments_and_remembers_hard_states(bench):
     assert [record for record in recovered if isinstance(record, HardState)][2:] == []
     indexes = [record.index for record in recovered if isinstance(record, Entry)]
     assert indexes == list(range(indexes[0], 101)) and 1 < indexes[0] <= 61
+
+
+def test_the_newest_segments_are_kept_for_those_who_were_away(bench):
+    for index in range(1, 101):
+        bench.journal.write(entries(1, index, index, size=1000))
+    held = bench.journal.statistics().segments
+    bench.journal.release(lambda partition: 100, [], keep=3)
+    assert bench.journal.statistics().segments == 4 < held
+    bench.journal.release(lambda partition: 100, [])
+    assert bench.journal.statistics().segments == 1
+
+
+def test_a_read_ends_before_a_gap_and_before_too_many_bytes(bench):
+    bench.journal.write([*entries(1, 1, 10, size=1000), *entries(1, 12, 40, size=100)])
+    assert bench.journal.read(1, 5, 40) == entries(1, 5, 10, size=1000)
+    assert bench.journal.read(1, 11, 40) == []
+    assert bench.journal.read(1, 2, 40, bytes_max=2999) == entries(1, 2, 3, size=1000)
+    assert bench.journal.read(1, 2, 40, bytes_max=3000) == entries(1, 2, 4, size=1000)
+    assert bench.journal.read(1, 2, 40, bytes_max=1) == entries(1, 2, 2, size=1000)
+    assert bench.journal.read(1, 12, 40, bytes_max=10**6) == entries(1, 12, 40, size=100)
+
+
+def test_a_read_with_a_bound_sees_the_truncation_behind_it(bench):
+    bench.journal.write(entries(1, 1, 10, size=100))
+    for other in range(40):
+        bench.journal.write(entries(2, other, other, size=500))
+    bench.journal.write([Truncation(1, 2), *entries(1, 2, 5, term=2, size=10)])
+    bench.journal.write([Truncation(1, 4)])
+    assert bench.journal.read(1, 1, 9, bytes_max=250) == [
+        *entries(1, 1, 1, size=100),
+        *entries(1, 2, 3, term=2, size=10),
+    ]
+
+
+def test_room_that_was_made_is_there(bench, monkeypatch):
+    journal = bench.journal
+    number = 0
+
+    def batch(size):
+        nonlocal number
+        number += 1
+        return [*entries(1, number, number, size=size), HardState(1, number, VOTE, number)]
+
+    for size in (0, 10, 5000, 3 * SEGMENT_BYTES, 5000, 10):
+        journal.make_room(2, size)
+        with full_disk(journal, monkeypatch):
+            journal.write(batch(size))
+    with full_disk(journal, monkeypatch):
+        while True:
+            before = journal.statistics()
+            try:
+                journal.make_room(2, 900)
+            except JournalFull:
+                break
+            journal.write(batch(900))
+        assert journal.statistics() == before
+        with pytest.raises(JournalFull):
+            journal.write(batch(4 * SEGMENT_BYTES))
+        assert journal.statistics() == before
+    journal.write(batch(900))
+
+
+@contextmanager
+def full_disk(journal, monkeypatch):
+    """No room for another segment."""
+    if isinstance(journal, MemoryJournal):
+        journal.disk_full = True
+        yield
+        journal.disk_full = False
+        return
+
+    def refuse(fd, offset, length):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", refuse)
+        yield
 
 
 def test_a_batch_larger_than_a_segment_is_taken_whole(bench):
@@ -221,18 +304,36 @@ class AgainstAList(RuleBasedStateMachine):
         self.kept += batch[: lengths[-1]]
 
     @precondition(lambda self: len(self.kept) > 5)
-    @rule(partition=PARTITIONS, index=st.integers(1, 45))
-    def release(self, partition, index):
+    @rule(partition=PARTITIONS, index=st.integers(1, 45), keep=st.integers(0, 2))
+    def release(self, partition, index, keep):
         self.passed[partition] = max(self.passed[partition], index)
         states = {record.partition: record for record in self.kept if isinstance(record, HardState)}
-        self.released |= self.bench.journal.release(self.passed.__getitem__, states.values()) > 0
+        segments = self.bench.journal.statistics().segments
+        self.bench.journal.release(self.passed.__getitem__, states.values(), keep=keep)
+        self.released |= self.bench.journal.statistics().segments < segments
 
     @invariant()
     def reads_agree(self):
         if hasattr(self, "bench"):
             for partition, log in _logs(self.kept).items():
-                read = {entry.index: entry for entry in self.bench.journal.read(partition, 1, 40)}
+                read = {}
+                for index in range(41):
+                    if index not in read:
+                        read |= {e.index: e for e in self.bench.journal.read(partition, index, 40)}
                 self._compare_log(partition, log, read)
+
+    @rule(
+        partition=PARTITIONS,
+        first=st.integers(0, 41),
+        last=st.integers(0, 45),
+        bytes_max=st.integers(0, 9000),
+    )
+    def read_in_bounds(self, partition, first, last, bytes_max):
+        journal = self.bench.journal
+        read = journal.read(partition, first, last, bytes_max=bytes_max)
+        assert read == journal.read(partition, first, last)[: len(read)]
+        assert len(read) <= 1 or sum(len(entry.command) for entry in read) <= bytes_max
+        assert read or not journal.read(partition, first, first) or last < first
 
     def teardown(self):
         if hasattr(self, "bench"):
