@@ -19,7 +19,7 @@ import trio
 
 from cluster.commands import Refused
 from cluster.keys import META_PARTITION
-from cluster.meta import Boot, MetaMachine, PublishKeys
+from cluster.meta import Boot, MetaMachine, PublicKey, PublishKeys, public_keys
 from cluster.meta import encode as encode_meta
 from cluster.partition import StateMachine
 from cluster.replicas import Replicas, now_ms
@@ -193,9 +193,7 @@ def _make_parts(
     intake = Intake(service, blobs)
     signer = Signer(derive(secret, "urls"))
     renderer = Renderer(partial(sign_view, signer), settings.http.public_url)
-    feeds = Feeds(
-        settings.feed, renderer, shards=identity.shard_count, rows_bytes=settings.feed.rows_bytes
-    )
+    feeds = Feeds(settings.feed, renderer, shards=identity.shard_count, rows_bytes=settings.feed.rows_bytes)
     replicas.on_rows(feeds.hot.changed)
     replicas.on_changes(lambda changes: feeds.changed(changes, now_ms()))
     worker = f"{identity.node_id}/{directory.boots}"
@@ -227,6 +225,7 @@ def _make_parts(
             token_s=settings.accounts.access_token_s,
             cache_entries=settings.accounts.token_cache_entries,
             now=now_s(),
+            others=partial(_public_keys, service),
         ),
         signer=signer,
         cursors=Cursors(derive(secret, "cursors")),
@@ -239,6 +238,11 @@ def _make_parts(
         admin_token=_admin_token(directory),
         stopping=stop,
     )
+
+
+def _public_keys(service: Service) -> dict[str, PublicKey]:
+    with service.read() as rows:
+        return public_keys(rows)
 
 
 async def _join_meta(parts: Parts) -> None:

@@ -1,9 +1,9 @@
 """Access tokens and signed URLs: what lets a client prove later what the node granted it earlier.
 
-Access tokens are JWTs (RFC 7519) signed with Ed25519 (RFC 8037) by the node's own key; those of the cluster's
-other nodes are checked with the public keys that the meta group keeps. They say who and which session;
-whether the session still lives is asked of its row at every request. Keys rotate: the old public key stays
-until the last token it signed has died. `now` is seconds since 1970 and always a parameter.
+Access tokens are JWTs (RFC 7519) signed with Ed25519 (RFC 8037) by the node's own key. They say who and which
+session; whether the session still lives is asked of its row at every request. Keys rotate: the old public key
+stays until the last token it signed has died. Every node takes every member's tokens: public keys are rows of
+the meta group, and are gone with a member that is revoked. `now` is seconds since 1970, always a parameter.
 """
 
 import hmac
@@ -121,7 +121,6 @@ class Keyring:
         self._verified: dict[str, Claims] = {}
         self._records: dict[str, KeyRecord] = {}
         self._public: dict[str, Ed25519PublicKey] = {}
-        self._others: dict[str, tuple[str, bytes]] = {}  # kid → node id, public key
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in sorted(folder.glob("*" + KEY_SUFFIX)):
             self._remember(msgspec.json.decode(path.read_bytes(), type=KeyRecord))
@@ -193,25 +192,6 @@ class Keyring:
             for record in self._records.values()
         )
 
-    def learn(self, others: Mapping[str, tuple[str, bytes]]) -> None:
-        """The keys of the cluster's other nodes: kid → (node id, 32 bytes). Who is not named any more is not
-        believed any more."""
-        others = {kid: key for kid, key in others.items() if kid not in self._public}
-        if self._others != others:
-            if self._others.keys() - others.keys():
-                self._verified.clear()
-            self._others = dict(others)
-
-    def _key_of(self, kid: object) -> tuple[str, Ed25519PublicKey]:
-        """Who signs with it, and the key. Raises TokenError."""
-        if isinstance(kid, str):
-            if kid in self._public:
-                return self._node_id, self._public[kid]
-            if kid in self._others:
-                node_id, public = self._others[kid]
-                return node_id, Ed25519PublicKey.from_public_bytes(public)
-        raise TokenError("the access token was signed with a key this node does not know")
-
     def _forget_others(self) -> None:
         """Whoever signed them may be no member any more."""
         own = self._node_id
@@ -230,7 +210,7 @@ class Keyring:
         if len(token) > TOKEN_BYTES_MAX:
             raise TokenError("the access token is too long to be ours")
         try:
-            issuer, key = self._key_of(jwt.get_unverified_header(token).get("kid"))
+            key, issuer = self._find(jwt.get_unverified_header(token).get("kid"), now)
             claims = jwt.decode(
                 token,
                 key,

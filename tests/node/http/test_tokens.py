@@ -1,13 +1,18 @@
 """Access tokens, key rotation and signed URLs."""
 
+import os
 import stat
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from cluster.meta import PublicKey
+from node.http.cursors import Cursors
+from node.http.problems import Problem
 from node.http.tokens import (
     CLOCK_SKEW_S,
+    LOOKS_PER_S_MAX,
     Expired,
     Keyring,
     Signer,
@@ -18,6 +23,7 @@ from node.http.tokens import (
 )
 
 NOW = 1_800_000_000
+A, B = "aa" * 16, "bb" * 16  # node ids
 
 
 def make_keyring(folder, now=NOW, **changes):
@@ -68,31 +74,6 @@ def test_rotation_lets_old_tokens_live_out_their_time(tmp_path):
         make_keyring(tmp_path).verify(old, NOW)
 
 
-def test_tokens_of_the_other_nodes_count_while_their_keys_are_published(tmp_path):
-    mine, other = make_keyring(tmp_path / "a"), make_keyring(tmp_path / "b", node_id="node-2")
-    token = other.issue(5, 6, NOW)
-    with pytest.raises(TokenError, match="does not know"):
-        mine.verify(token, NOW)
-    published = {kid: ("node-2", public) for kid, public, _ in other.public_keys()}
-    mine.learn(published)
-    assert mine.verify(token, NOW).node_id == "node-2"
-    (kid,) = published
-    mine.learn({kid: ("node-3", published[kid][1])})  # who signs must be whose key it is
-    with pytest.raises(TokenError):
-        make_learned(tmp_path / "c", {kid: ("node-3", published[kid][1])}).verify(token, NOW)
-    own = mine.issue(7, 8, NOW)
-    mine.learn({})  # the node was revoked: what was verified before is forgotten, too
-    with pytest.raises(TokenError, match="does not know"):
-        mine.verify(token, NOW)
-    assert mine.verify(own, NOW).user_id == 7
-
-
-def make_learned(folder, keys):
-    keyring = make_keyring(folder)
-    keyring.learn(keys)
-    return keyring
-
-
 def test_the_published_key_verifies(tmp_path):
     keyring = make_keyring(tmp_path)
     (entry,) = key_set_of({kid: raw for kid, raw, _ in keyring.public_keys()})["keys"]
@@ -134,6 +115,104 @@ def test_forgeries_grant_nothing(tmp_path):
         with pytest.raises(TokenError):
             keyring.verify(token, NOW)
     assert keyring.verify(good, NOW).user_id == 1
+
+
+def as_published(rings):
+    """What the meta group has of the keyrings' keys: node id → keyring."""
+    return {
+        kid: PublicKey(bytes.fromhex(node), public, 0, until)
+        for node, ring in rings.items()
+        for kid, public, until in ring.public_keys()
+    }
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two members' keyrings, and the rows in which both look for keys."""
+    rows, rings = {}, {}
+    for node in (A, B):
+        rings[node] = make_keyring(tmp_path / node, node_id=node, others=lambda: rows)
+    rows.update(as_published(rings))
+    return rings[A], rings[B], rows
+
+
+def test_a_token_of_another_member_is_taken(two):
+    a, b, _ = two
+    token = a.issue(7, 8, NOW)
+    for _ in range(2):  # the second answer comes from memory
+        claims = b.verify(token, NOW)
+        assert (claims.user_id, claims.session_id, claims.node_id) == (7, 8, A)
+    with pytest.raises(Expired):
+        b.verify(token, NOW + 900)
+
+
+def test_a_member_signs_for_itself_alone(two):
+    a, b, _ = two
+    good = a.issue(1, 2, NOW)
+    kid = jwt.get_unverified_header(good)["kid"]
+    claims = jwt.decode(good, options={"verify_signature": False})
+    with pytest.raises(TokenError, match="issuer"):
+        b.verify(jwt.encode({**claims, "iss": B}, a._private, algorithm="EdDSA", headers={"kid": kid}), NOW)
+    with pytest.raises(TokenError, match="Signature"):
+        b.verify(jwt.encode(claims, b._private, algorithm="EdDSA", headers={"kid": kid}), NOW)
+
+
+def test_a_revoked_members_tokens_die_a_second_later(two):
+    a, b, rows = two
+    old = a.issue(1, 2, NOW)
+    assert b.verify(old, NOW).user_id == 1
+    own = b.issue(3, 4, NOW)
+    b.verify(own, NOW)
+    for kid, row in list(rows.items()):
+        if row.node.hex() == A:
+            del rows[kid]
+    b.verify(old, NOW)  # within the second in which its rows were looked at
+    with pytest.raises(TokenError, match="does not know"):
+        b.verify(old, NOW + 1)
+    with pytest.raises(TokenError, match="does not know"):
+        b.verify(old, NOW + 1)
+    assert list(b._verified) == [own] and b.verify(own, NOW + 1).user_id == 3
+
+
+def test_a_key_that_was_published_a_moment_ago_is_found(two):
+    a, b, rows = two
+    b.verify(a.issue(1, 2, NOW), NOW)
+    a.rotate(NOW)
+    fresh = a.issue(5, 6, NOW)
+    with pytest.raises(TokenError, match="does not know"):
+        b.verify(fresh, NOW)
+    rows.update(as_published({A: a, B: b}))
+    assert b.verify(fresh, NOW).user_id == 5
+
+
+def test_unknown_keys_make_no_work(tmp_path):
+    looks = []
+    ring = make_keyring(tmp_path, node_id=A, others=lambda: looks.append(1) or {})
+    stranger = make_keyring(tmp_path / "stranger", node_id=B)
+    token = stranger.issue(1, 2, NOW)
+    for now in (NOW, NOW + 1):
+        for _ in range(100):
+            with pytest.raises(TokenError, match="does not know"):
+                ring.verify(token, now)
+    assert len(looks) == 2 * LOOKS_PER_S_MAX
+    many = [ring.issue(1, 2, NOW) for _ in range(3)]
+    for one in many:
+        ring.verify(one, NOW + 2)
+    assert len(looks) == 2 * LOOKS_PER_S_MAX  # one's own need no look
+
+
+def test_what_one_node_sealed_another_opens(tmp_path):
+    """Cursors, signed URLs and keyed names come from the cluster's secret, which all members have."""
+    secret = load_secret(tmp_path / "a" / "cluster.secret")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "cluster.secret").write_bytes(secret)
+    a, b = (load_secret(tmp_path / node / "cluster.secret") for node in "ab")
+    cursor = Cursors(derive(a, "cursors")).seal(77, reader=1, name="feed", now=NOW)
+    assert Cursors(derive(b, "cursors")).open(cursor, int, reader=1, name="feed", now=NOW) == 77
+    signature = Signer(derive(a, "urls")).sign("media", ("x", "1"), NOW + 1)
+    Signer(derive(b, "urls")).verify("media", ("x", "1"), NOW + 1, signature, NOW)
+    with pytest.raises(Problem):
+        Cursors(derive(os.urandom(32), "cursors")).open(cursor, int, reader=1, name="feed", now=NOW)
 
 
 def test_the_memory_of_verified_tokens_is_bounded(tmp_path):
