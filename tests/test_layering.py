@@ -38,6 +38,7 @@ CORES = (
             "memory",
             "meta",
             "partition",
+            "reports",
             "streams",
         )
     ),
