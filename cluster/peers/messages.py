@@ -34,8 +34,9 @@ class Propose(_Said, frozen=True, tag=1):
     """Take a command into the log, if you lead this partition in this very term."""
 
     partition: int
-    term: int
+    term: int  # 0: whichever it leads in; for a command that does no harm when it is taken twice
     command: bytes
+    grows: bool = True  # refused `storage_full` where the leader has no room for data that grows
 
 
 class Proposed(_Said, frozen=True, tag=2):
@@ -48,13 +49,16 @@ class Proposed(_Said, frozen=True, tag=2):
 
 
 class ReadIndex(_Said, frozen=True, tag=3):
-    """How far must a replica have applied to see all that was answered before now? (dissertation §6.4)"""
+    """How far must a replica have applied to see all that was answered before now? (dissertation §6.4) Asked
+    of the leader of all of these partitions."""
 
-    partition: int
+    partitions: tuple[int, ...]
 
 
 class Index(_Said, frozen=True, tag=4):
-    index: int
+    """For each partition asked about; 0 where it could not be confirmed that the asked one leads."""
+
+    indexes: tuple[int, ...]
 
 
 # --- state and blobs: offered by a small call, pulled in bulk ------------------------------------------
