@@ -19,7 +19,7 @@ import os
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -199,6 +199,22 @@ class Blobs:
         self._forget_staged(path)
         return size
 
+    def raise_index(self, digest: bytes, reserve_index: int) -> bool:
+        """Whether the blob is here and right. Then its index is at least `reserve_index`, durably, as if it
+        had been put there again. Raises BlobsFull, BlobsFailed.
+        """
+        if not self._intact(digest):
+            return False
+        with self._locked(digest):
+            found = self._find(digest)
+            if found is None:
+                return False
+            leaf = self._make_leaf(digest)
+            if _index(found) < reserve_index:
+                found.rename(leaf / _name(digest, reserve_index))
+            self._sync_directory(leaf)  # whoever gave it its name may have died before this
+        return True
+
     def _hash_and_sync(self, path: Path) -> tuple[bytes, int]:
         with _opened(path) as file:
             self._sync_file(file, path)
@@ -302,13 +318,14 @@ class Blobs:
         return _index(found)
 
     def verify(self, digest: bytes) -> int:
-        """Read the blob again whatever is remembered of it (the scrub). Returns its size in bytes.
+        """Read the blob again whatever is remembered of it (the scrub). Returns its size in bytes. It is not
+        remembered as verified for it, or a scrub would push out those that are asked for.
 
         Raises BlobMissing, or BlobDamaged after moving the file to quarantine.
         """
-        file, index = self._open_unverified(digest)
+        file, _ = self._open_unverified(digest)
         with file:
-            return self._verify_open(digest, file, index)
+            return self._want_intact(digest, file)
 
     def _open_unverified(self, digest: bytes) -> tuple[FileIO, int]:
         """The file and its index."""
@@ -318,19 +335,29 @@ class Blobs:
                 raise BlobMissing(f"no blob {digest.hex()}")
             return _opened(found), _index(found)
 
-    def _verify_open(self, digest: bytes, file: FileIO, index: int) -> int:
-        actual, size = _hash(file)
-        if actual != digest:
-            with self._state:
-                self._damaged += 1
-            with suppress(BlobMissing):  # another thread found the same
-                self._quarantine_file(digest, os.fstat(file.fileno()).st_ino)
-            raise BlobDamaged(f"blob {digest.hex()}: its {size} bytes have the hash {actual.hex()}")
+    def _verify_open(self, digest: bytes, file: FileIO, index: int) -> None:
+        self._want_intact(digest, file)
         with self._state:
             self._verified[digest] = index
             self._verified.move_to_end(digest)
             if len(self._verified) > VERIFIED_MAX:
                 self._verified.popitem(last=False)
+
+    def _want_intact(self, digest: bytes, file: FileIO) -> int:
+        """Read all of it; its size. Raises BlobDamaged after moving the file to quarantine."""
+        try:
+            actual, size = _hash(file)
+            found = f"its {size} bytes have the hash {actual.hex()}"
+        except OSError as wrong:
+            if wrong.errno != errno.EIO:
+                raise
+            actual, found = b"", f"it cannot be read: {wrong}"  # the disk has lost a part of it
+        if actual != digest:
+            with self._state:
+                self._damaged += 1
+            with suppress(BlobMissing):  # another thread found the same
+                self._quarantine_file(digest, os.fstat(file.fileno()).st_ino)
+            raise BlobDamaged(f"blob {digest.hex()}: {found}")
         return size
 
     # --- going away ---
@@ -376,6 +403,21 @@ class Blobs:
             for digest in sorted(digests):
                 if digest > after and (entry := self._entry(digest)):
                     yield entry
+
+    def indexes(self, digests: Sequence[bytes]) -> list[int]:
+        """The index of each of these blobs, 0 where there is none. Cheapest for digests in order: one look
+        into each directory. One that is placed or raised meanwhile may be missed."""
+        found: dict[bytes, int] = {}
+        looked: Path | None = None
+        for digest in digests:
+            leaf = self._leaf(digest)
+            if leaf != looked:
+                looked = leaf
+                with suppress(FileNotFoundError):
+                    for entry in os.scandir(leaf):
+                        if there := _digest(entry.name):
+                            found[there] = max(found.get(there, 0), int(entry.name.rpartition(".")[2], 16))
+        return [found.get(digest, 0) for digest in digests]
 
     def _entry(self, digest: bytes) -> BlobEntry | None:
         with self._locked(digest):

@@ -142,6 +142,50 @@ def test_the_scrub_finds_what_rotted_after_it_was_served(blobs, tmp_path):
         blobs.size(digest)
 
 
+def test_a_scrub_pushes_nothing_out_of_what_is_remembered(blobs, tmp_path):
+    digest = put(blobs, b"right")
+    blobs.verify(digest)
+    assert not blobs.known_good(digest)
+    blobs.open(digest).close()
+    blobs.verify(digest)
+    assert blobs.known_good(digest)
+
+
+def test_a_file_that_the_disk_cannot_read_is_damaged(blobs, tmp_path, monkeypatch):
+    digest = put(blobs, b"right")
+
+    def unreadable(file):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("storage.blobs._hash", unreadable)
+    with pytest.raises(BlobDamaged, match="Input/output error"):
+        blobs.verify(digest)
+    assert len(list((tmp_path / "quarantine").iterdir())) == 1
+    with pytest.raises(BlobMissing):
+        blobs.size(digest)
+
+
+def test_the_index_of_what_is_here_and_right_is_raised(blobs, tmp_path):
+    digest = put(blobs, b"right", index=5)
+    for index, after in ((3, 5), (9, 9), (9, 9)):
+        assert blobs.raise_index(digest, index) and blobs.reserve_index(digest) == after
+    assert content(blobs, digest) == b"right"
+    assert not blobs.unlink(digest, 9)
+    assert not blobs.raise_index(digest_of(b"absent"), 1)
+    file_of(tmp_path, digest).write_bytes(b"wrong")
+    assert not opened(tmp_path).raise_index(digest, 10)
+
+
+def test_the_indexes_of_many_are_looked_up_at_once(blobs):
+    digests = sorted(put(blobs, b"%d" % n, index=n + 1) for n in range(50))
+    absent = digest_of(b"absent")
+    asked = sorted([*digests, absent])
+    found = dict(zip(asked, blobs.indexes(asked), strict=True))
+    assert found.pop(absent) == 0
+    assert found == {entry.digest: entry.reserve_index for entry in blobs.iterate()}
+    assert blobs.indexes([]) == []
+
+
 def test_what_was_verified_before_a_removal_is_verified_anew(blobs, tmp_path):
     digest = put(blobs, b"right")
     blobs.open(digest).close()
