@@ -30,6 +30,7 @@ CORES = (
         for name in (
             "attempts",
             "commands",
+            "copies",
             "courier",
             "duties",
             "groups",
@@ -39,6 +40,7 @@ CORES = (
             "meta",
             "partition",
             "reports",
+            "rounds",
             "streams",
         )
     ),
