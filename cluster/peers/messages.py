@@ -98,7 +98,7 @@ class Done(_Said, frozen=True, tag=11):
     pass
 
 
-# --- joining, certificates, looking at each other ------------------------------------------------------
+# --- joining, looking at each other, what operators order ----------------------------------------------
 class Describe(_Said, frozen=True, tag=12):
     """What a joiner must know before it makes its data directory. Asked without a certificate."""
 
@@ -120,6 +120,7 @@ class Join(_Said, frozen=True, tag=14):
     address: str  # host:port of its peer listener
     zone: str
     level: int
+    weight: int = 100
 
 
 class Joined(_Said, frozen=True, tag=15):
@@ -128,20 +129,39 @@ class Joined(_Said, frozen=True, tag=15):
     members: tuple[tuple[bytes, str], ...]  # node id, address
 
 
-class Renew(_Said, frozen=True, tag=16):
-    csr: bytes
-
-
-class Renewed(_Said, frozen=True, tag=17):
-    chain: bytes
-
-
 class NodeStatus(_Said, frozen=True, tag=18):
     pass
 
 
 class Status(_Said, frozen=True, tag=19):
     body: bytes  # JSON of what the node says of itself
+
+
+class GetDigests(_Said, frozen=True, tag=21):
+    """Of the last `Digest` command that your replicas have applied, of these partitions."""
+
+    partitions: tuple[int, ...]
+
+
+class Digests(_Said, frozen=True, tag=22):
+    """(partition, index, digest) each; none of a partition that applied no such command since the start."""
+
+    digests: tuple[tuple[int, int, bytes], ...]
+
+
+class Order(_Said, frozen=True, tag=23):
+    """An operator wants it, of this node: `transfer` these partitions to `node`; `keep` the leadership of
+    these for a while, whoever is to lead them; `repair` or `scrub` the blobs now."""
+
+    what: str
+    partitions: tuple[int, ...] = ()
+    node: bytes = b""
+
+
+class Ordered(_Said, frozen=True, tag=24):
+    """It is done, or begun, but for these partitions: (partition, why not)."""
+
+    refused: tuple[tuple[int, str], ...] = ()
 
 
 class Failed(_Said, frozen=True, tag=20):
@@ -162,10 +182,11 @@ Request = (
     | HaveBlobs
     | Describe
     | Join
-    | Renew
     | NodeStatus
+    | GetDigests
+    | Order
 )
-Response = Proposed | Index | Held | Done | Described | Joined | Renewed | Status | Failed
+Response = Proposed | Index | Held | Done | Described | Joined | Status | Digests | Ordered | Failed
 
 encode = msgspec.msgpack.Encoder().encode
 _decode_request = msgspec.msgpack.Decoder(Request).decode
