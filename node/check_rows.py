@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from cluster import keys as cluster_keys
-from cluster import meta
+from cluster import meta_rows
 from cluster.keys import (
     DEAD_LETTERS,
     HEADS,
@@ -107,7 +107,7 @@ class Kinds:
 
 
 def every_kind() -> Kinds:
-    return Kinds((cluster_keys, meta, records, *MODULES))
+    return Kinds((cluster_keys, meta_rows, records, *MODULES))
 
 
 def check_partition(rows: Reader, kinds: Kinds, partition: int, seen: Counter[str]) -> Iterator[Finding]:

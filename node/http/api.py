@@ -1,4 +1,4 @@
-"""The public application: all routes of the API, put together."""
+"""The public application: all routes of the API and the pages of the web app, put together."""
 
 from importlib.metadata import version
 from typing import Any, Final
@@ -6,20 +6,24 @@ from typing import Any, Final
 import msgspec
 from quart import Response
 
-from cluster import meta
+from cluster import meta_rows
 from cluster.commands import Refused
 from cluster.replicas import Overloaded, Stopped
 from cluster.router import StorageFull
-from node.http import accounts, follows, media, posts
+from node.http import accounts, follows, media, posts, web, web_forms, web_pages
 from node.http.admin_routes import young_admin
 from node.http.admission import Admission, problem_of
 from node.http.application import Application, make_application
+from node.http.cookies import Cookies
 from node.http.openapi import Routes, pages, render
 from node.http.problems import Problem, answer
 from node.http.tokens import key_set_of
 from node.media.intake import TooLarge
 from node.parts import Parts
 from node.passwords import Busy
+from node.web.assets import Assets
+from node.web.catalogue import Catalogue
+from node.web.pages import Pages
 
 STOPPING_RETRY_AFTER_S: Final = "5"  # another node, or this one anew, may be asked then
 
@@ -54,7 +58,22 @@ def make_api(parts: Parts) -> Application:
         app.register_blueprint(routes.blueprint)
     every = [route for routes in described for route in routes.described]
     app.register_blueprint(pages(lambda: every, version=version("heliograph")))
+    add_web(app, parts, admission)
     return app
+
+
+def add_web(app: Application, parts: Parts, admission: Admission) -> None:
+    """The web app: pages beside the API, and who has its cookie is known to both."""
+    sessions = accounts.Sessions(parts, parts.feeds.renderer)
+    cookies = Cookies(parts, sessions)
+    admission.of_cookie = cookies.claims
+    catalogue = Catalogue()
+    pages_of = web.Web(parts, cookies, Pages(Assets(catalogue), catalogue))
+    for routes in (
+        web.make_shell(pages_of), web_forms.make_forms(pages_of, sessions), web_pages.make_pages(pages_of)
+    ):  # fmt: skip
+        app.register_blueprint(routes.blueprint)
+    pages_of.install_unknown(app)
 
 
 def install_errors(app: Application) -> None:
@@ -94,7 +113,7 @@ def operations(parts: Parts) -> Routes:
     )  # fmt: skip
     async def jwks() -> Response:
         with parts.service.read() as rows:
-            keys = meta.public_keys(rows)
+            keys = meta_rows.public_keys(rows)
         return render(key_set_of({kid: key.public for kid, key in keys.items()}))
 
     return routes

@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing, contextmanager
 import trio
 
 from cluster import keys as cluster_keys
-from cluster import meta
+from cluster import meta, meta_rows
 from cluster.keys import META_PARTITION
 from cluster.replicas import Replicas
 from node.social import records
@@ -27,7 +27,7 @@ SEGMENT_BYTES = 1 << 20
 REST_WITHIN_S = 30.0
 TABLES = {
     table.key._codec._constants: table
-    for module in (cluster_keys, meta, records)
+    for module in (cluster_keys, meta_rows, records)
     for table in vars(module).values()
     if isinstance(table, Table)
 }
