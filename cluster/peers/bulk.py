@@ -28,8 +28,9 @@ Opened = Callable[[], Awaitable[Wire]]
 class Chunks(AsyncIterator[bytes]):
     """The bytes of one stream, in pieces of up to CHUNK_BYTES_MAX. Ends only when the stream is whole."""
 
-    def __init__(self, wire: Wire, idle_s: float) -> None:
+    def __init__(self, wire: Wire, idle_s: float, count: Callable[[int], None]) -> None:
         self._wire = wire
+        self._count = count  # told of every piece, for statistics
         self._idle_s = idle_s
         self._ready: list[frames.Frame] = []
         self.done = False  # it ended by a word of the peer: the connection can be used again
@@ -56,6 +57,7 @@ class Chunks(AsyncIterator[bytes]):
             raise PeerSilent(f"the stream broke: {broken.detail}") from None
         frame = self._ready.pop()
         if frame.kind == frames.CHUNK:
+            self._count(len(frame.body))
             return frame.body
         return self._ended(frame)
 
@@ -91,6 +93,9 @@ class Pool:
     def streams(self) -> int:
         return STREAMS_MAX - self._slots.value
 
+    def _pulled(self, size: int) -> None:
+        self.pulled_bytes += size
+
     @asynccontextmanager
     async def stream(self, request: bytes, idle_s: float) -> AsyncIterator[AsyncIterator[bytes]]:
         try:
@@ -118,7 +123,7 @@ class Pool:
             if trio.current_time() - since > KEEP_S:
                 await wire.aclose()
                 continue
-            chunks = Chunks(wire, idle_s)
+            chunks = Chunks(wire, idle_s, self._pulled)
             try:
                 await _asked(wire, chunks, frame, idle_s)
                 return wire, chunks
@@ -128,7 +133,7 @@ class Pool:
                 await wire.aclose()
                 raise
         wire = await self._opened()
-        chunks = Chunks(wire, idle_s)
+        chunks = Chunks(wire, idle_s, self._pulled)
         try:
             await _asked(wire, chunks, frame, idle_s)
         except LinkBroken as broken:
@@ -155,14 +160,13 @@ async def _asked(wire: Wire, chunks: Chunks, frame: bytes, idle_s: float) -> Non
         raise PeerSilent(f"nothing of the stream came for {idle_s:g} s") from None
 
 
-async def give(wire: Wire, chunks: AsyncIterator[bytes]) -> None:
+async def give(wire: Wire, chunks: AsyncIterator[bytes], count: Callable[[int], None]) -> None:
     """Send a stream to who asked for it. Raises LinkBroken where the puller is gone or takes nothing."""
     async for data in chunks:
         for start in range(0, len(data), frames.CHUNK_BYTES_MAX):
-            piece = (
-                data if len(data) <= frames.CHUNK_BYTES_MAX else data[start : start + frames.CHUNK_BYTES_MAX]
-            )
+            piece = data[start : start + frames.CHUNK_BYTES_MAX]  # all of it is no copy
             await say(wire, frames.encode(frames.CHUNK, piece, 1))
+            count(len(piece))
     await say(wire, frames.encode(frames.END, b"", 1))
 
 

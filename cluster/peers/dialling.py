@@ -104,6 +104,7 @@ class Peer:
             answer = self._read(await trio.lowlevel.wait_task_rescheduled(abort))
             if isinstance(answer, messages.Failed):
                 raise PeerRefused.of(answer)
+            self._check(request, answer)
             return answer
         raise PeerSilent(f"node {self.node.hex()}: no answer in {deadline_s:g} s")
 
@@ -161,6 +162,7 @@ class Peer:
         self._links_made += 1
         since = trio.current_time()
         self._tell(True)
+        log.info("link made", peer=self.node.hex(), address=self.address, boot=wire.peer.boot)
         try:
             ended = await link.run()
         finally:
@@ -222,6 +224,15 @@ class Peer:
                 self.link.ponged()
             else:
                 self._refused(self.link, frame)
+
+    def _check(self, request: Any, answer: Any) -> None:
+        wanted = messages.ANSWERS.get(type(request))
+        if wanted is None or isinstance(answer, wanted):
+            return
+        said = f"{type(request).__name__} was answered with {type(answer).__name__}"
+        if self.link is not None:
+            self.link.cut(BAD_FRAME, said)
+        raise PeerSilent(f"node {self.node.hex()}: {said}")
 
     def _read(self, body: bytes) -> Any:
         try:

@@ -34,6 +34,7 @@ class LinksStatistics(msgspec.Struct, frozen=True):
     peers: dict[bytes, PeerStatistics]  # those that this node dials
     accepted: int  # links that others dialled
     requests: int  # of others, with handlers that run
+    given_bytes: int  # of streams that others pulled
     refused: dict[str, int]  # by code: refusals said and heard, links that broke
 
 
@@ -208,6 +209,7 @@ class Links:
             {node: peer.statistics() for node, peer in self._peers.items()},
             self._serving.links,
             self._serving.in_flight,
+            self._serving.given_bytes,
             dict(self.refusals.counts),
         )
 

@@ -63,9 +63,10 @@ class Index(_Said, frozen=True, tag=4):
 
 # --- state and blobs: offered by a small call, pulled in bulk ------------------------------------------
 class OfferSnapshot(_Said, frozen=True, tag=5):
-    """Pull my state of this partition, and answer `Done` when it is safe with you."""
+    """Pull my state of this partition, and answer when it is installed: `Index`, up to where it goes."""
 
     partition: int
+    term: int  # in which the sender leads the partition
 
 
 class FetchSnapshot(_Said, frozen=True, tag=6):
@@ -122,11 +123,17 @@ class Join(_Said, frozen=True, tag=14):
     level: int
     weight: int = 100
 
+    def __repr__(self) -> str:  # the secret stays out of logs
+        return f"Join({self.invitation.hex()}, node={self.node.hex()}, address={self.address!r})"
+
 
 class Joined(_Said, frozen=True, tag=15):
     chain: bytes  # PEM: the node's certificate
     secret: bytes  # the cluster's, from which shared keys are derived
     members: tuple[tuple[bytes, str], ...]  # node id, address
+
+    def __repr__(self) -> str:
+        return f"Joined({len(self.members)} members)"
 
 
 class NodeStatus(_Said, frozen=True, tag=18):
@@ -187,6 +194,20 @@ Request = (
     | Order
 )
 Response = Proposed | Index | Held | Done | Described | Joined | Status | Digests | Ordered | Failed
+
+# What answers which, beside Failed; the link holds peers to it. Requests that are not here are of streams.
+ANSWERS: Final[dict[type, type]] = {
+    Propose: Proposed,
+    ReadIndex: Index,
+    OfferSnapshot: Index,
+    OfferBlob: Done,
+    HaveBlobs: Held,
+    Describe: Described,
+    Join: Joined,
+    NodeStatus: Status,
+    GetDigests: Digests,
+    Order: Ordered,
+}
 
 encode = msgspec.msgpack.Encoder().encode
 _decode_request = msgspec.msgpack.Decoder(Request).decode

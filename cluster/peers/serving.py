@@ -220,9 +220,9 @@ class Serving:
             chunks: Any = giver(node, request)
             if hasattr(chunks, "aclose"):
                 async with aclosing(chunks):
-                    await bulk.give(wire, chunks)
+                    await bulk.give(wire, chunks, self._given)
             else:
-                await bulk.give(wire, chunks)
+                await bulk.give(wire, chunks, self._given)
             return
         except LinkBroken:
             raise
@@ -235,6 +235,9 @@ class Serving:
             self._refusals.counts[INTERNAL] += 1
             failed = Failed(INTERNAL, type(error).__name__)
         await bulk.say(wire, frames.encode(frames.FAILED, messages.encode(failed), frame.request))
+
+    def _given(self, size: int) -> None:
+        self.given_bytes += size
 
     # --- without a certificate -------------------------------------------------------------------------
     async def _serve_stranger(self, wire: Wire, address: str) -> None:
