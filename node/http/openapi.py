@@ -74,8 +74,9 @@ class Routes:
     """The routes of one resource. Register `blueprint` with the application, and give `described` to
     `document`."""
 
-    def __init__(self, tag: str) -> None:
-        self.blueprint = Blueprint(tag, __name__)
+    def __init__(self, tag: str, name: str = "") -> None:
+        """`name` tells several with one tag apart."""
+        self.blueprint = Blueprint(name or tag, __name__)
         self.described: list[Route] = []
         self._tag = tag
 
@@ -180,13 +181,6 @@ def pages(routes: Callable[[], Iterable[Route]], *, version: str) -> Blueprint:
     @blueprint.get("/docs")
     async def docs() -> Response:
         return page("docs.html")
-
-    @blueprint.get("/")
-    async def root() -> Response:
-        """Whoever opens the address in a browser finds something to read."""
-        response = empty(303)
-        response.headers["Location"] = "/docs"
-        return response
 
     @blueprint.get("/docs/<name>")
     async def asset(name: str) -> Response:

@@ -240,7 +240,7 @@ async def test_feeds_of_many_at_once_agree_with_what_was_posted(node):
         assert (await bob.feed())[0]["id"] == post["id"]
 
 
-async def test_the_bare_address_leads_to_the_docs(node):
+async def test_the_bare_address_is_the_web_app(node):
     answer = await node.http.get("/")
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/docs")
-    assert (await node.http.get(answer.headers["Location"])).status_code == 200
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
