@@ -29,6 +29,7 @@ CORES = (
         f"cluster/{name}.py"
         for name in (
             "attempts",
+            "clocks",
             "commands",
             "copies",
             "courier",
