@@ -16,7 +16,7 @@ from cluster.keys import META_PARTITION
 from cluster.meta import MetaMachine
 from cluster.partition import Applied, StateMachine
 from cluster.replicas import Replicas, now_ms
-from cluster.writers import WriterSettings
+from cluster.shard_writer import WriterSettings
 from node.social.application import social_machine
 from node.social.machine import encode
 from storage.directory import DataDirectory
@@ -77,7 +77,7 @@ async def open_replicas(directory: DataDirectory) -> AsyncIterator[Replicas]:
     machines[META_PARTITION] = MetaMachine()
     shards = [Shard(directory.shards / f"{number:02}") for number in range(identity.shard_count)]
     journal = Journal.open(directory.journal)
-    replicas = Replicas(journal, shards, machines, IN_BULK)
+    replicas = Replicas(journal, shards, machines, IN_BULK, me=directory.node_id, boot=directory.boots)
     replicas.recover()
     try:
         async with trio.open_nursery() as nursery:

@@ -163,6 +163,12 @@ class Groups:
     def campaign(self, partition: int) -> None:
         self._touch(partition).campaign()
 
+    def campaign_alone(self) -> None:
+        """Groups whose only voter is this node need not wait until nobody was heard."""
+        for number, raft in self._rafts.items():
+            if raft.configuration.voters == (self._me,):
+                self.campaign(number)
+
     def read(self, partition: int, ticket: Ticket) -> None:
         """Raises NotLeader, Overfull. The ticket comes back in `reads` with an index, or in `reads_lost`."""
         self._reads_asked += 1

@@ -33,6 +33,7 @@ class Applied(msgspec.Struct):
     changes: list[streams.Published]
     taken: dict[int, int]  # inbox cursors by source, after a Deliver: the answer to the courier
     work: bool = False  # the partition has work to be continued
+    id: bytes = b""  # of an Execute
 
 
 class StateMachine(Protocol):
@@ -119,6 +120,10 @@ class Partition:
     def load(cls, number: int, machine: StateMachine, rows: Reader) -> "Partition":
         return cls(number, machine, HEADS.get(rows, HeadKey(HEADS_PARTITION, number)))
 
+    def reloaded(self, rows: Reader) -> "Partition":
+        """The same partition as its rows say now: a snapshot has replaced them."""
+        return Partition.load(self.number, self._machine, rows)
+
     def store_head(self, rows: Writer) -> None:
         HEADS.put(rows, HeadKey(HEADS_PARTITION, self.number), self.head)
 
@@ -137,6 +142,14 @@ class Partition:
         self.head.term = term
         applied.work = self.head.work_rows > 0
         return applied
+
+    def pass_by(self, index: int, term: int) -> None:
+        """An entry of Raft's own (a no-op, or the members of the group) changes nothing but the head.
+        The caller stores it."""
+        if index != self.head.applied + 1:
+            raise AssertionError(f"partition {self.number}: entry {index} after {self.head.applied}")
+        self.head.applied = index
+        self.head.term = term
 
     # --- one method a command --------------------------------------------------------------------------
     def _dispatch(self, rows: Overlay, index: int, command: commands.Command) -> Applied:
@@ -171,7 +184,7 @@ class Partition:
         if command.scope:
             known = memory.recall(rows, command)
             if known is not None:
-                return self._applied(index, known)
+                return self._executed(index, known, command)
         apply = Apply(self.number, self.head, rows, index, command.now, command.level, command.random)
         before = msgspec.structs.astuple(self.head)
         outcome: Outcome
@@ -187,7 +200,14 @@ class Partition:
             outcome = Declined(refusal.code, refusal.detail)
         if command.scope:
             memory.remember(rows, command, outcome)
-        return self._applied(index, outcome, apply)
+        return self._executed(index, outcome, command, apply)
+
+    def _executed(
+        self, index: int, outcome: Outcome, command: commands.Execute, apply: Apply | None = None
+    ) -> Applied:
+        applied = self._applied(index, outcome, apply)
+        applied.id = command.id
+        return applied
 
     def _roll_back(self, rows: Overlay, before: tuple[int, ...]) -> None:
         rows.rollback()

@@ -19,12 +19,13 @@ import trio
 
 from cluster.commands import Refused
 from cluster.keys import META_PARTITION
-from cluster.meta import Boot, MetaMachine, PublicKey, PublishKeys, public_keys
+from cluster.meta import Boot, MetaMachine, PublishKeys
 from cluster.meta import encode as encode_meta
+from cluster.meta_rows import PublicKey, public_keys
 from cluster.partition import StateMachine
 from cluster.replicas import Replicas, now_ms
 from cluster.router import Router
-from cluster.writers import WriterSettings
+from cluster.shard_writer import WriterSettings
 from node.feeds.reader import Feeds
 from node.feeds.rendering import Renderer
 from node.http.admin import make_admin
@@ -172,7 +173,7 @@ def _recovered(directory: DataDirectory, settings: Settings, opened: ExitStack) 
     journal = opened.enter_context(
         closing(Journal.open(directory.journal, segment_bytes=settings.storage.segment_bytes))
     )
-    replicas = Replicas(journal, shards, machines, writer)
+    replicas = Replicas(journal, shards, machines, writer, me=directory.node_id, boot=directory.boots)
     entries = replicas.recover()
     log.info("recovered", entries=entries, boot=directory.boots)
     return replicas

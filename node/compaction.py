@@ -18,10 +18,9 @@ from cluster.keys import META_PARTITION
 from cluster.meta import MetaMachine
 from cluster.partition import StateMachine
 from cluster.replicas import Replicas
-from cluster.writers import LONE_TERM
 from node.social.application import social_machine
 from storage.directory import DataDirectory, DirectoryDamaged, sync_directory
-from storage.journal import HardState, Journal
+from storage.journal import Journal
 from storage.shard import Shard, want_shards
 from storage.space import measure
 
@@ -82,14 +81,9 @@ def _pass_journal(directory: DataDirectory, paths: list[Path]) -> None:
     with ExitStack() as opened:
         shards = [opened.enter_context(closing(Shard(path))) for path in paths]
         journal = opened.enter_context(closing(Journal.open(directory.journal, segment_bytes=SEGMENT_BYTES)))
-        replicas = Replicas(journal, shards, machines)
+        replicas = Replicas(journal, shards, machines, me=directory.node_id, boot=directory.boots)
         replicas.recover()
-        states = [
-            HardState(number, LONE_TERM, b"", index)
-            for number in replicas.partitions
-            if (index := replicas.applied_index(number))
-        ]
-        journal.release(replicas.committed_index, states)
+        replicas.settle()
     for spare in directory.journal.glob("*.spare"):
         spare.unlink()
     sync_directory(directory.journal)

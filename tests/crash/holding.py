@@ -94,8 +94,9 @@ def opened(path):
         journal = stack.enter_context(closing(Journal.open(directory.journal, segment_bytes=SEGMENT_BYTES)))
         machines = dict.fromkeys(range(directory.identity.partition_count), social_machine())
         machines[META_PARTITION] = meta.MetaMachine()
-        replicas = Replicas(journal, shards, machines)
+        replicas = Replicas(journal, shards, machines, me=directory.node_id, boot=directory.boots)
         replicas.recover()
+        replicas.settle()
         blobs = Blobs(directory.blobs, directory.staging, directory.quarantine)
         yield directory, replicas, blobs
 

@@ -119,10 +119,10 @@ from storage.blobs import Blobs
 Blobs._sync_directory = lambda self, path: None
 """
 HEAD_IN_A_TRANSACTION_OF_ITS_OWN = """
-from cluster import partition, writers
+from cluster import partition, shard_writer
 from storage.rows import Overlay
-whole, store_head = writers.ShardWriter._commit, partition.Partition.store_head
-def commit(self, applied=()):
+whole, store_head = shard_writer.ShardWriter._commit, partition.Partition.store_head
+def commit(self, applied=None):
     dirty = list(self._dirty.values())
     partition.Partition.store_head = lambda self, rows: None
     whole(self, applied)
@@ -134,7 +134,7 @@ def commit(self, applied=()):
             replica.store_head(overlay)
         overlay.flush()
         transaction.commit()
-writers.ShardWriter._commit = commit
+shard_writer.ShardWriter._commit = commit
 """
 PLANTED = {
     "answers before the journal's sync": ANSWER_BEFORE_THE_SYNC,

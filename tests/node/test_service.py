@@ -2,7 +2,7 @@
 
 import trio
 
-from cluster.writers import Pause
+from cluster.shard_writer import Pause
 from node.app import open_parts
 from node.parts import now_s
 from node.service import CAUGHT_UP_WITHIN_S

@@ -14,7 +14,7 @@ from node.social import accounts, jobs, posts
 from storage.directory import DataDirectory
 from tests.node.nodes import SMALL, picture
 
-PEOPLE = 60  # at once: above cluster.writers.ANSWER_FIRST_FROM answers come before their commit
+PEOPLE = 60  # at once: above cluster.shard_writer.ANSWER_FIRST_FROM answers come before their commit
 
 
 async def once(data):
