@@ -47,6 +47,10 @@ class Copies:
         """It will not become enough, however long one waits."""
         return len(self._voters - self._given_up) < self.needed
 
+    def is_settled(self, node: bytes) -> bool:
+        """It has the blob, or never will."""
+        return node in self._durable or node in self._given_up
+
     def done(self, node: bytes) -> None:
         self._durable.add(node)
         self._given_up.discard(node)
@@ -59,6 +63,11 @@ class Copies:
         self._wrong[node] = reason
         if final:
             self._given_up.add(node)
+
+    @property
+    def unheard(self) -> tuple[bytes, ...]:
+        """Those from which no news came."""
+        return tuple(node for node in self.others if node not in self._durable and node not in self._wrong)
 
     def evidence(self) -> str:
         """What there is and what went wrong, for whoever must be told that it is too little."""

@@ -45,21 +45,24 @@ def test_it_is_hopeless_when_too_many_voters_will_never_take_it():
     some.failed(B, "no room", final=True)
     some.failed(C, "no answer in 2 s", final=False)
     some.failed(D, "no room", final=True)
-    assert not some.is_hopeless
+    assert not some.is_hopeless and not some.is_settled(C) and some.is_settled(D)
     some.failed(C, "no room", final=True)
-    assert some.is_hopeless
+    assert some.is_hopeless and some.is_settled(C)
     some.done(C)  # it found some
     assert not some.is_hopeless
 
 
 def test_what_failed_is_said_and_what_came_after_all_is_not():
     some = copies(A, [A, B, C])
+    assert some.unheard == (B, C)
     some.failed(C, "no answer in 2 s", final=False)
+    assert some.unheard == (B,)
     some.failed(B, "cannot be reached", final=False)
     said = "1 of 2 copies written; node 62626262: cannot be reached; node 63636363: no answer in 2 s"
     assert some.evidence() == said
     some.done(C)
     some.failed(C, "late", final=False)
+    assert some.unheard == ()
     assert some.evidence() == "2 of 2 copies written; node 62626262: cannot be reached"
 
 
