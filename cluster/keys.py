@@ -125,7 +125,7 @@ class GroupRow(msgspec.Struct, array_like=True, frozen=True):
 class InstallRow(msgspec.Struct, array_like=True, frozen=True):
     """Written before the first old row goes, removed with the last new one: a start between finishes it."""
 
-    spool: str  # name of the file under staging/
+    spool: str  # name of the file under staging/snapshots/
     index: int
     term: int
     voters: tuple[bytes, ...]

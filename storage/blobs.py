@@ -159,9 +159,10 @@ class Blobs:
         return staged
 
     def sweep_staging(self, *, before: float) -> int:
-        """Remove what nobody wrote to since `before` (Unix time, seconds). Returns how many files went."""
+        """Remove what nobody wrote to since `before` (Unix time, seconds). Returns how many files went.
+        Folders belong to others, who sweep them."""
         swept = 0
-        for entry in list(os.scandir(self._staging)):
+        for entry in [entry for entry in os.scandir(self._staging) if not entry.is_dir()]:
             with suppress(FileNotFoundError):  # placed or abandoned meanwhile
                 if entry.stat(follow_symlinks=False).st_mtime < before:
                     os.unlink(entry.path)

@@ -41,6 +41,10 @@ class MemoryRows:
     def commit(self) -> None:
         self._before.clear()
 
+    def abort(self) -> None:
+        """Take back what was not committed."""
+        self.crash()
+
     def crash(self) -> None:
         """Lose what was not committed."""
         for key, value in self._before.items():

@@ -27,6 +27,12 @@ class RecordTooNew(Exception):
     """The record was written by a later version of the program."""
 
 
+def want_whole(key: bytes, data: bytes) -> None:
+    """Raises RecordDamaged where the checksum of a row of any type is wrong: before it is passed on."""
+    if zlib.crc32(data[4:], zlib.crc32(key)).to_bytes(4, "big") != data[:4] or len(data) < _HEADER_BYTES:
+        raise RecordDamaged(f"the record at key {key.hex()}: checksum does not match")
+
+
 class Codec(Generic[T]):
     """Encode and decode records of one type, bound to its version and upgrades."""
 

@@ -35,6 +35,7 @@ CORES = (
             "courier",
             "duties",
             "groups",
+            "installing",
             "keys",
             "layout",
             "mailbox",
@@ -45,6 +46,7 @@ CORES = (
             "reports",
             "ring",
             "rounds",
+            "state_stream",
             "streams",
         )
     ),
