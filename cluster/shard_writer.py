@@ -309,6 +309,7 @@ class ShardWriter:
         """One transaction of the oldest installation; then others' entries have their turn."""
         self._commit()
         installation = self._installations[0]
+        self.committed[installation.partition] = 0  # a row that is absent now may only not have come yet
         for _ in installation.pieces:
             return
         self._installations.popleft()
