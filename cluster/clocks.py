@@ -34,15 +34,28 @@ class Clocks:
 
     def off_ms(self, ticks: int) -> int:
         """How far this clock is ahead of the median of all (behind, where it is negative)."""
-        ahead = [
-            max(offset for at, offset in samples if ticks - at <= STALE_MS)
-            for samples in self._samples.values()
-            if samples and ticks - samples[-1][0] <= STALE_MS
-        ]
-        if len(ahead) < PEERS_MIN:
-            return 0
-        clocks = sorted([0, *ahead])
-        return -clocks[(len(clocks) - 1) // 2]
+        return -_median(self._ahead(ticks))
 
     def is_off(self, ticks: int) -> bool:
         return abs(self.off_ms(ticks)) > OFF_MS_MAX
+
+    def peers_off(self, ticks: int) -> tuple[bytes, ...]:
+        """Those whose clocks are off: they give their leads away, and should not be given any."""
+        ahead = self._ahead(ticks)
+        middle = _median(ahead)
+        return tuple(peer for peer, offset in ahead.items() if abs(offset - middle) > OFF_MS_MAX)
+
+    def _ahead(self, ticks: int) -> dict[bytes, int]:
+        """Of the peers that were heard lately; of none, where they are too few to tell."""
+        ahead = {
+            peer: max(offset for at, offset in samples if ticks - at <= STALE_MS)
+            for peer, samples in self._samples.items()
+            if samples and ticks - samples[-1][0] <= STALE_MS
+        }
+        return ahead if len(ahead) >= PEERS_MIN else {}
+
+
+def _median(ahead: dict[bytes, int]) -> int:
+    """Of all clocks, this one's among them; the lower of two in the middle."""
+    clocks = sorted([0, *ahead.values()])
+    return clocks[(len(clocks) - 1) // 2]

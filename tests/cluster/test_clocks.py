@@ -21,12 +21,13 @@ def test_one_that_is_off_is_found_out_by_itself_and_misleads_nobody():
     mine_is_ahead = Clocks()
     for peer in (b"a", b"b"):
         heard(mine_is_ahead, peer, -800)
+    assert mine_is_ahead.peers_off(0) == ()
     assert 790 <= mine_is_ahead.off_ms(0) <= 810 and mine_is_ahead.is_off(0)
     for wrong in (-9000, 9000):
         another_is_off = Clocks()
         heard(another_is_off, b"a", wrong)
         heard(another_is_off, b"b", 10)
-        assert not another_is_off.is_off(0)
+        assert not another_is_off.is_off(0) and another_is_off.peers_off(0) == (b"a",)
         heard(another_is_off, b"c", -10)
         assert not another_is_off.is_off(0)
 
@@ -34,7 +35,7 @@ def test_one_that_is_off_is_found_out_by_itself_and_misleads_nobody():
 def test_of_two_nobody_can_say_who_is_right():
     clocks = Clocks()
     heard(clocks, b"a", -9000)
-    assert clocks.off_ms(0) == 0
+    assert clocks.off_ms(0) == 0 and clocks.peers_off(0) == ()
 
 
 def test_samples_are_taken_now_and_then_and_grow_old():
