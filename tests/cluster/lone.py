@@ -27,14 +27,22 @@ WITHIN_S = 30  # a bound for what takes milliseconds: a hang becomes a failure
 
 class Node:
     def __init__(
-        self, path, *, shards=2, machine=None, settings=None, segment_bytes=SEGMENT_BYTES, journal=None
+        self,
+        path,
+        *,
+        shards=2,
+        machine=None,
+        settings=None,
+        segment_bytes=SEGMENT_BYTES,
+        journal=None,
+        **who,
     ):
         path.mkdir(exist_ok=True)
         self.path = path
         self.journal = journal or Journal.open(path / "journal", segment_bytes=segment_bytes)
         self.shards = [Shard(path / f"shard-{number}", map_bytes=MAP_BYTES) for number in range(shards)]
         machines = dict.fromkeys(range(PARTITIONS), machine or Bank())
-        self.replicas = Replicas(self.journal, self.shards, machines, settings)
+        self.replicas = Replicas(self.journal, self.shards, machines, settings, **who)
         self.replayed = self.replicas.recover()
 
     def close(self):
