@@ -62,7 +62,7 @@ class Done(msgspec.Struct, Generic[T], frozen=True):
 
 
 class Service:
-    """Raises what the router raises: Refused, Overloaded, StorageFull."""
+    """Raises what the router raises: Refused, Overloaded, StorageFull, Unavailable."""
 
     def __init__(self, router: Router) -> None:
         self.router = router
@@ -112,7 +112,7 @@ class Service:
         user's partition), so that what is their own shows it. EVERYBODY also waits until it can be read.
 
         A command of a request with a key is remembered as one `by` the acting user, under an id derived from
-        `step`; a retry gets the result that it had. A read that must see the write asks `caught_up` first.
+        `step`; a retry gets the result that it had. A read that must see the write asks `visible` first.
         An id from outside may name a partition that there is not: Refused `not_found`.
         """
         if partition not in self._homes:
@@ -143,21 +143,42 @@ class Service:
         """Before bytes are taken that would have to be stored. Raises StorageFull."""
         self.router.require_room()
 
-    async def caught_up(self, token: str | None, own: Sequence[int] = ()) -> None:
-        """Wait (1 s at most) until a client's token holds here, and its own partitions are readable. Longer
-        it takes where a full disk holds up a commit: reads go on then (law 9).
+    async def visible(self, *partitions: int) -> None:
+        """Wait (1 s at most) until all that this node answered in these partitions can be read here. Longer
+        it takes where a full disk holds up a commit: reads go on then (law 9)."""
+        if not self.router.readable(*partitions):
+            with trio.move_on_after(CAUGHT_UP_WITHIN_S):
+                await self.router.visible(*partitions)
 
+    async def caught_up(self, token: str | None, own: Sequence[int] = ()) -> bool:
+        """Wait until what is read here is as new as it must be: until a client's token holds (1 s at most),
+        and until what is its own is what the leader has (router.READ_INDEX_WITHIN_S at most).
+
+        False where it is not, for want of a leader: then what is read is stale. Never so on a lone node.
         Raises ValueError for a token that is none of ours.
         """
-        if token is None and self.router.readable(*own):
-            return
-        marks = [] if token is None else parse_token(token)
-        with trio.move_on_after(CAUGHT_UP_WITHIN_S):
+        router = self.router
+        if token is None:
+            if router.alone:
+                await self.visible(*own)
+                return True
+            return await router.newest(*own)
+        marks = parse_token(token)
+        with trio.move_on_after(CAUGHT_UP_WITHIN_S) as patience:
             for mark in marks:
-                if isinstance(mark, tuple):
-                    await self.router.taken_mark(mark)
-            partitions = {mark if isinstance(mark, int) else mark[1] for mark in marks}
-            await self.router.visible(*partitions, *own)
+                await router.reached(mark)
+            if router.alone:
+                await router.visible(*own)
+        if router.alone:
+            return True
+        named = {mark[0] for mark in marks if len(mark) == 2}  # its own writes there are seen
+        confirmed = await router.newest(*[partition for partition in own if partition not in named])
+        return confirmed and not patience.cancelled_caught
+
+    @property
+    def ready(self) -> bool:
+        """Whether this node has a state of everything: one that has just joined is filled first."""
+        return self.router.ready
 
 
 def memory_of(user: int, partition: int) -> int:
@@ -167,21 +188,24 @@ def memory_of(user: int, partition: int) -> int:
     return user & others | partition << SEQUENCE_BITS
 
 
-def parse_token(token: str) -> list[int | Mark]:
-    """The marks of a `Heliograph-Token`: a partition for `partition:index`, a Mark for a message.
+def parse_token(token: str) -> list[tuple[int, int] | Mark]:
+    """The marks of a `Heliograph-Token`: (partition, index), or a Mark for a message.
 
-    A lone node has applied every index that it ever answered, so only the partition matters here.
     Raises ValueError with what would be right.
     """
     if not _TOKEN.fullmatch(token):
         raise ValueError(
             f"{token[:40]!r}: want 1 to {TOKEN_MARKS_MAX} of partition:index or source>destination:sequence"
         )
-    marks: list[int | Mark] = []
+    marks: list[tuple[int, int] | Mark] = []
     for text in token.split(","):
-        place, _, number = text.strip(" ").partition(":")
+        place, _, written = text.strip(" ").partition(":")
+        number = int(written)
         partitions = [int(partition) for partition in place.split(">")]
         if max(partitions) >= PARTITIONS_MAX:
             raise ValueError(f"{text[:40]!r}: a partition is below {PARTITIONS_MAX}")
-        marks.append(partitions[0] if len(partitions) == 1 else (partitions[0], partitions[1], int(number)))
+        if len(partitions) == 1:
+            marks.append((partitions[0], number))
+        else:
+            marks.append((partitions[0], partitions[1], number))
     return marks

@@ -1,0 +1,329 @@
+"""Forwarding: a command to whoever leads its partition, exactly once, though leaders and links fall away.
+
+The table of `cluster.attempts` decides; here is what carries it out. A command that is asked of another node
+is watched for in what is applied here, from before it is sent: so when no answer comes, it is still known
+whether it took effect (`Replicas.watch`). Commands that do no harm when they are taken twice are simply asked
+again.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Protocol
+
+import msgspec
+import trio
+
+from cluster import attempts, commands
+from cluster.attempts import WRITE_WITHIN_MS, Attempts, Event, State
+from cluster.commands import (
+    COMMAND_BYTES_MAX,
+    Deliver,
+    Digest,
+    DropDeadLetter,
+    Execute,
+    Outcome,
+    RetryDeadLetter,
+)
+from cluster.journal_writer import Unknown
+from cluster.partition import Applied
+from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
+from cluster.peers.messages import Propose, Proposed
+from cluster.raft_effects import Lost, NotLeader, Standing
+from cluster.replicas import Overloaded, Replicas, StorageFull, Watch
+
+AGAIN_S: Final = 0.05  # between attempts, if nobody is heard of who leads: an election takes 0.6 s and more
+FORWARDED_MAX: Final = 8192  # commands with a leader elsewhere at once; more are refused, not queued
+
+# What the asked one says of a proposal that it did not take.
+NOT_LEADER: Final = "not_leader"
+LOST: Final = "lost"
+OVERLOADED: Final = "overloaded"
+STORAGE_FULL: Final = "storage_full"
+UNKNOWN: Final = "unknown"  # … this question, or this command: it is of another version
+# … and of one that it did take.
+NOT_KNOWN: Final = "not_known"  # a snapshot came in between
+CODES: Final = {
+    Event.NOT_LEADER: NOT_LEADER,
+    Event.LOST: LOST,
+    Event.OVERLOADED: OVERLOADED,
+    Event.FULL: STORAGE_FULL,
+    Event.UNKNOWN: NOT_KNOWN,
+}
+EVENTS: Final = {code: event for event, code in CODES.items() if event is not Event.UNKNOWN} | {
+    UNKNOWN: Event.OVERLOADED,
+    NOT_KNOWN: Event.LINK_LOST,  # to the asked one; what is applied here may tell
+}
+
+# What may come from another node; all else is a leader's own.
+Forwarded = Execute | Deliver | Digest | RetryDeadLetter | DropDeadLetter
+_decode_forwarded = msgspec.msgpack.Decoder(Forwarded).decode
+_decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Unavailable(Exception):
+    """There is no majority to be had, or no answer in time. `settled`: it certainly had no effect; otherwise
+    it may have had one, or have it yet."""
+
+    def __init__(self, partition: int, after_ms: int, *, settled: bool) -> None:
+        word = "it had no effect" if settled else "it is not known whether it took effect"
+        super().__init__(
+            f"partition {partition}: nobody led it to an end within {after_ms / 1000:.1f} s; {word}"
+        )
+        self.partition = partition
+        self.settled = settled
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a command did, whoever applied it first."""
+
+    index: int
+    outcome: Outcome
+    sent: tuple[tuple[int, int], ...]  # (destination, sequence) of each message
+    taken: dict[int, int]  # inbox cursors by source, after a Deliver
+
+
+class Peers(Protocol):
+    """What is needed of `cluster.peers.links.Links`."""
+
+    def connected(self, node: bytes) -> bool: ...
+
+    async def call(self, node: bytes, request: Any, *, deadline_s: float) -> Any: ...
+
+
+class _Waiting:
+    """One command that is not at its end: until when, and what it is asked of."""
+
+    __slots__ = ("began", "call", "ends", "ends_as", "partition", "scope", "term")
+
+    def __init__(self, partition: int, began: int) -> None:
+        self.partition = partition
+        self.began = began
+        self.ends, self.ends_as = began + WRITE_WITHIN_MS, Event.DEADLINE
+        self.scope = trio.CancelScope(deadline=self.ends / 1000)
+        self.call: trio.CancelScope | None = None
+        self.term = 0  # in which `call` asks
+
+    def hold(self, now: int, leaderless_since: int | None) -> None:
+        ends, self.ends_as = attempts.ends_at(now, self.began, leaderless_since)
+        if ends != self.ends:
+            self.ends = ends
+            self.scope.deadline = ends / 1000
+
+
+class Forwarding:
+    """Of one node. Methods belong to the trio thread."""
+
+    def __init__(self, replicas: Replicas, require_room: Callable[[], None]) -> None:
+        self.links: Peers | None = None  # a lone node has none
+        self.forwarded = 0  # under way
+        self.repeated = 0  # attempts beyond the first
+        self._replicas = replicas
+        self._partitions = frozenset(replicas.partitions)
+        self._require_room = require_room  # raises StorageFull
+        self._waiting: defaultdict[int, set[_Waiting]] = defaultdict(set)
+        self._changed: dict[int, trio.Event] = {}
+        self._leaderless: dict[int, int] = {}  # partition → since when (ms) nobody is known to lead it
+        self._cut_off: dict[bytes, int] = {}  # node that leads something → since when its link is down
+        replicas.on_standing(self._on_standing)
+
+    # --- who leads -------------------------------------------------------------------------------------
+    def _on_standing(self, partition: int, standing: Standing) -> None:
+        if standing.leader is None:
+            self._leaderless.setdefault(partition, _now())
+        else:
+            self._leaderless.pop(partition, None)
+        for waiting in self._waiting.get(partition, ()):
+            waiting.hold(_now(), self._leaderless_since(partition))
+            if waiting.call is not None and standing.term > waiting.term:
+                waiting.call.cancel()  # who was asked leads no more: what is applied here will tell
+        changed = self._changed.pop(partition, None)
+        if changed is not None:
+            changed.set()
+
+    def leader(self, partition: int) -> Standing | None:
+        """Who can be asked now: this node, or another one with a link."""
+        standing = self._replicas.standing(partition)
+        leader = standing.leader
+        if leader is None or leader == self._replicas.me:
+            return standing if leader else None
+        if self.links is None or not self.links.connected(leader):
+            self._cut_off.setdefault(leader, _now())
+            return None
+        self._cut_off.pop(leader, None)
+        return standing
+
+    def _leaderless_since(self, partition: int) -> int | None:
+        leader = self._replicas.standing(partition).leader
+        if leader is None:
+            return self._leaderless.setdefault(partition, _now())
+        return self._cut_off.get(leader) if leader != self._replicas.me else None
+
+    async def changed(self, partition: int) -> None:
+        """Until something else is heard of who leads, and for AGAIN_S at most."""
+        event = self._changed.get(partition)
+        if event is None:
+            event = self._changed[partition] = trio.Event()
+        with trio.move_on_after(AGAIN_S):
+            await event.wait()
+
+    @contextmanager
+    def _while_waiting(self, partition: int) -> Iterator[_Waiting]:
+        """Ends the block in time; `ends_as` says why then."""
+        if self.forwarded >= FORWARDED_MAX:
+            raise Overloaded(f"{self.forwarded} commands wait for their leaders")
+        waiting = _Waiting(partition, _now())
+        self.forwarded += 1
+        waitings = self._waiting[partition]
+        waitings.add(waiting)
+        waiting.hold(waiting.began, self._leaderless_since(partition))
+        try:
+            with waiting.scope:
+                yield waiting
+        finally:
+            self.forwarded -= 1
+            waitings.discard(waiting)
+            if not waitings:
+                self._waiting.pop(partition, None)
+
+    # --- commands that must take effect once -------------------------------------------------------------
+    async def once(self, partition: int, command: Execute, grows: bool) -> Answer:
+        """Raises Overloaded, StorageFull, Unavailable, cluster.replicas.Stopped."""
+        tries = Attempts()
+        told: Told = None
+        with self._while_waiting(partition) as waiting:
+            while tries.state not in attempts.ENDS:
+                standing = self.leader(partition)
+                if standing is None:
+                    waiting.hold(_now(), self._leaderless_since(partition))
+                    await self.changed(partition)
+                    continue
+                tries.on(Event.LEADER)
+                if standing.leader == self._replicas.me:
+                    event, told = await self._propose(partition, commands.encode(command), 0, grows)
+                    tries.on(event)
+                else:
+                    event, told = await self._once_elsewhere(tries, waiting, standing, command, grows)
+                if event in (Event.NOT_LEADER, Event.UNREACHABLE):
+                    await self.changed(partition)
+        if tries.state not in attempts.ENDS:
+            tries.on(waiting.ends_as)
+        self.repeated += max(0, tries.asked - 1)
+        if isinstance(told, Answer):
+            return told
+        if tries.state is State.TURNED_AWAY and told is not None:
+            raise told
+        settled = tries.state is State.WITHOUT_EFFECT
+        raise Unavailable(partition, _now() - waiting.began, settled=settled)
+
+    async def _once_elsewhere(
+        self, tries: Attempts, waiting: _Waiting, standing: Standing, command: Execute, grows: bool
+    ) -> tuple[Event, "Told"]:
+        """Ask the leader; where that broke off, see what is applied here."""
+        with self._replicas.watch(waiting.partition, command.id, standing.term) as watch:
+            waiting.term = standing.term
+            with trio.CancelScope() as waiting.call:
+                request = Propose(waiting.partition, standing.term, commands.encode(command), grows)
+                event, told = await self._call(standing.leader or b"", request)
+            if waiting.call.cancelled_caught:
+                event, told = Event.LINK_LOST, None
+            waiting.call = None
+            if tries.on(event) is State.OPEN:
+                event, told = await _resolved(watch)
+                tries.on(event)
+            return event, told
+
+    # --- commands that may be taken twice ----------------------------------------------------------------
+    async def often(self, partition: int, command: Forwarded) -> Answer:
+        """Ask until there is an answer. Raises Overloaded, StorageFull, Unavailable, Stopped."""
+        data = commands.encode(command)
+        with self._while_waiting(partition) as waiting:
+            while True:
+                standing = self.leader(partition)
+                told: Told = None
+                if standing is None:
+                    waiting.hold(_now(), self._leaderless_since(partition))
+                elif standing.leader == self._replicas.me:
+                    _, told = await self._propose(partition, data, 0, grows=False)
+                else:
+                    request = Propose(partition, 0, data, grows=False)
+                    _, told = await self._call(standing.leader or b"", request)
+                if isinstance(told, Answer):
+                    return told
+                if told is not None:
+                    raise told
+                await self.changed(partition)
+        raise Unavailable(partition, _now() - waiting.began, settled=False)
+
+    # --- one attempt -------------------------------------------------------------------------------------
+    async def _propose(self, partition: int, data: bytes, term: int, grows: bool) -> tuple[Event, "Told"]:
+        """Here. Whether there is room for what grows is for the leader to say: it writes first. A follower
+        without room acknowledges nothing, and does not hold up the majority."""
+        try:
+            if grows:
+                self._require_room()
+            return Event.APPLIED, answer_of(await self._replicas.propose_encoded(partition, data, term))
+        except NotLeader:
+            return Event.NOT_LEADER, None
+        except Lost:
+            return Event.LOST, None
+        except Overloaded as overloaded:
+            return Event.OVERLOADED, overloaded
+        except StorageFull as full:
+            return Event.FULL, full
+        except Unknown:
+            return Event.UNKNOWN, None
+
+    async def _call(self, leader: bytes, request: Propose) -> tuple[Event, "Told"]:
+        """There."""
+        assert self.links is not None
+        try:
+            said = await self.links.call(leader, request, deadline_s=WRITE_WITHIN_MS / 1000)
+        except PeerUnreachable:
+            return Event.UNREACHABLE, None
+        except PeerSilent:
+            return Event.LINK_LOST, None
+        except PeerRefused as refused:
+            event = EVENTS.get(refused.code, Event.LINK_LOST)  # what is not understood may be anything
+            if event is Event.OVERLOADED:
+                return event, Overloaded(refused.detail)
+            return event, StorageFull(refused.detail) if event is Event.FULL else None
+        return Event.APPLIED, Answer(said.index, _decode_outcome(said.outcome), said.sent, dict(said.taken))
+
+    async def serve(self, sender: bytes, request: Propose) -> Proposed:
+        """A member asks this node as the leader. Raises PeerRefused."""
+        if request.partition not in self._partitions or len(request.command) > COMMAND_BYTES_MAX:
+            raise PeerRefused(UNKNOWN, f"partition {request.partition}, {len(request.command)} bytes")
+        try:
+            _decode_forwarded(request.command)
+        except msgspec.DecodeError as error:  # in the log it would stop every replica
+            raise PeerRefused(UNKNOWN, f"a command that cannot be read: {error}") from None
+        event, told = await self._propose(request.partition, request.command, request.term, request.grows)
+        if isinstance(told, Answer):
+            return Proposed(told.index, _encode(told.outcome), told.sent, tuple(told.taken.items()))
+        leader = self._replicas.standing(request.partition).leader or b""
+        raise PeerRefused(CODES[event], str(told or event.value), leader)
+
+
+Told = Answer | Overloaded | StorageFull | None
+
+
+async def _resolved(watch: Watch) -> tuple[Event, Told]:
+    """What became of it, as far as what is applied here can tell: it may wait for ever."""
+    try:
+        return Event.APPLIED, answer_of(await watch.outcome())
+    except Lost:
+        return Event.LOST, None
+    except Unknown:
+        return Event.UNKNOWN, None
+
+
+def answer_of(applied: Applied) -> Answer:
+    sent = tuple([(message.destination, message.delivery.sequence) for message in applied.sent])
+    return Answer(applied.index, applied.outcome, sent, applied.taken)
+
+
+def _now() -> int:
+    """ms of the clock by which tasks wait."""
+    return round(trio.current_time() * 1000)
