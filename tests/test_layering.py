@@ -43,6 +43,7 @@ CORES = (
             "meta",
             "meta_rows",
             "partition",
+            "reconcile",
             "reports",
             "ring",
             "rounds",
