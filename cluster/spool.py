@@ -18,6 +18,7 @@ from storage.shard import Shard, ShardDamaged
 
 FOLDER: Final = "snapshots"  # under staging/
 READ_BYTES: Final = 1 << 20  # read at once from a spool
+LEFT_BYTES: Final = 64 << 20  # of disk that a spool leaves to the journal and to commits
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -44,6 +45,11 @@ class Spool:
         self._check.feed(data)
         view = memoryview(data)
         try:
+            disk = os.fstatvfs(self._fd)
+            if (free := disk.f_bavail * disk.f_frsize) < LEFT_BYTES + len(data):
+                raise SpoolFull(
+                    f"{free} bytes free: no room for a snapshot of over {self.received_bytes} bytes"
+                )
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as wrong:

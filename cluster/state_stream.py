@@ -15,7 +15,7 @@ carries its own lengths, so it may be cut anywhere on the way.
 The rows of a mailbox and all others of the partition's range are in it; the head is in Begin.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from operator import lt
 from typing import Final
 
@@ -78,7 +78,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Piece).decode
 
 
-def state_pieces(rows: Reader, partition: int, founder: Configuration) -> Iterator[bytes]:
+def state_pieces(rows: Reader, partition: int, founder: Configuration) -> Generator[bytes, None, None]:
     """The stream, in pieces, from one consistent view of a shard's rows. `founder` stands for the members of
     a group whose state names none yet.
 

@@ -8,7 +8,7 @@ from cluster.state_stream import state_pieces
 from storage.keys import partition_range
 from tests.cluster.toy import NOTES, NoteKey
 
-ALICE, BOB, CAROL = (bytes([n]) * 16 for n in (1, 2, 3))
+ALICE, BOB, CAROL = (bytes([letter]) * 16 for letter in b"abc")  # as in tests.cluster.peers.cluster
 FOUNDER = Configuration((ALICE,))
 PARTITION = 5
 
