@@ -105,7 +105,7 @@ class _Release:
 
 
 _Do = Callable[[], None]
-_Item = Proposal | Question | _Frame | dict[int, int] | _Stop | _Release | _Do
+_Item = Proposal | Question | _Frame | _Stop | _Release | _Do
 
 
 class News(msgspec.Struct):
@@ -154,8 +154,9 @@ class JournalWriter:
         self.batches = 0
         self.entries = 0
         self.frames_dropped = 0
+        self._reports: deque[dict[int, int]] = deque()  # partition: index applied; nobody waits for them
         for shard in shards:
-            shard.report = self._queue.put
+            shard.report = self._reports.append
 
     # --- from other threads ----------------------------------------------------------------------------
     def stop(self) -> None:
@@ -211,12 +212,8 @@ class JournalWriter:
         self._lead_alone()
         for shard in self._shards:
             shard.drain()
-        self._turn_waiting()
+        self._take_reports()
         self._release()
-
-    def _turn_waiting(self) -> None:
-        while not self._queue.empty():
-            self._turn()
 
     def _lead_alone(self) -> None:
         """A group whose only voter is this node need not wait for a timeout."""
@@ -225,6 +222,7 @@ class JournalWriter:
 
     def _turn(self) -> bool:
         proposals, others, going_on = self._gather()
+        self._take_reports()
         for item in others:
             self._take(item)
         self._propose(proposals)
@@ -268,11 +266,13 @@ class JournalWriter:
             return None
         return max(0.0, self._next_tick - time.monotonic())
 
-    def _take(self, item: _Item) -> None:
-        if type(item) is dict:
-            for number, index in item.items():
+    def _take_reports(self) -> None:
+        while self._reports:
+            for number, index in self._reports.popleft().items():
                 self._groups.applied(number, index)
-        elif isinstance(item, _Frame):
+
+    def _take(self, item: _Item) -> None:
+        if isinstance(item, _Frame):
             self._step(item)
         elif isinstance(item, Question):
             self._answer(item)
@@ -483,6 +483,7 @@ class JournalWriter:
         self._looked_at = self.batches
 
     def _release(self) -> None:
+        self._take_reports()
         mask, groups, shards = self._mask, self._groups, self._shards
 
         def passed(number: int) -> int:

@@ -9,28 +9,27 @@ Who leads a partition is told by the cores (`standing`); this node is in charge 
 it and has applied all that was there before.
 """
 
-import os
 import random
-import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import outcome
 import trio
 
-from cluster import commands, mailbox, memory, streams
-from cluster.commands import FEATURE_LEVEL, Command, Continue, Deliver, ForgetChanges, ForgetRemembered, Trim
+from cluster import commands, mailbox
+from cluster.commands import Command
 from cluster.courier import Mark
 from cluster.duties import Duties
+from cluster.errands import Carry, Errands
+from cluster.errands import Undelivered as Undelivered  # raised by what carries messages to other nodes
+from cluster.errands import now_ms as now_ms  # the name by which the rest knows the proposer's clock
 from cluster.groups import Groups, Led
-from cluster.journal_writer import LATER, JournalWriter, News, Proposal, Question, Unknown
-from cluster.keys import GROUPS, HEADS, HEADS_PARTITION, TAKEN, GroupKey, Head, HeadKey, TakenKey
+from cluster.journal_writer import LATER, JournalWriter, News, Proposal, Question
+from cluster.keys import GROUPS, HEADS, HEADS_PARTITION, GroupKey, Head, HeadKey
 from cluster.partition import Applied, StateMachine
-from cluster.raft_effects import Change, Lost, NeedSnapshot, NotLeader, Overfull, RaftStatistics, Standing
+from cluster.raft_effects import Change, Lost, NeedSnapshot, NotLeader, RaftStatistics, Standing
 from cluster.raft_messages import Configuration, Install
 from cluster.raft_roles import Role
 from cluster.shard_writer import (
@@ -42,35 +41,21 @@ from cluster.shard_writer import (
     load_partitions,
     members_of,
 )
+from cluster.sight import Sight
 from cluster.starts import LogGap, Starts
 from cluster.streams import Published
-from storage.journal import Journal, JournalFull, JournalStatistics
+from cluster.waiting import Overloaded as Overloaded  # raised here
+from cluster.waiting import Stopped as Stopped
+from cluster.waiting import StorageFull as StorageFull
+from cluster.waiting import Waiting
+from cluster.watches import Watch as Watch
+from cluster.watches import Watches
+from storage.journal import Journal, JournalStatistics
 from storage.shard import Frozen, Shard, ShardDamaged, ShardStatistics, Snapshot
 
 PROPOSALS_MAX: Final = 8192  # commands under way at once; more are refused, not queued
-TRIM_EVERY_S: Final = 0.5
-TEND_EVERY_S: Final = 5.0  # journal segments released, streams looked at
-FORGET_EVERY_S: Final = 3600.0
-ERRAND_AGAIN_S: Final = 0.1  # before a delivery or continuation that found no leader is tried again
+TEND_EVERY_S: Final = 5.0  # journal segments released
 LONE: Final = bytes(16)  # who a node is that has no identity yet: in tests and tools
-
-
-class Overloaded(Exception):
-    """Too much is under way: said before a command enters the log. The client may retry."""
-
-
-class StorageFull(Exception):
-    """The node's quota or disk is used up: said before a command enters the log. Deletes go on as long as
-    the journal has room."""
-
-
-class Stopped(Exception):
-    """The writers stopped, or died of a bug or the disk. Whether what was under way took effect is known
-    only after the next start."""
-
-
-class Undelivered(Exception):
-    """Nobody who leads the destination of a batch of messages could be asked; it is tried again."""
 
 
 class ReplicaStatistics(msgspec.Struct, frozen=True):
@@ -90,40 +75,6 @@ class ReplicaStatistics(msgspec.Struct, frozen=True):
     leaderless: int  # groups of which no leader is known
     frames_dropped: int
     bad_frames: int
-
-
-class Watch:
-    """An eye on one command: what it did is told when it is applied here, whoever leads. A context."""
-
-    def __init__(
-        self, close: Callable[["Watch"], None], partition: int, command_id: bytes, term: int
-    ) -> None:
-        self.partition = partition
-        self.command_id = command_id
-        self.term = term
-        self._close = close
-        self._event = trio.Event()
-        self._fate: Applied | Exception | None = None
-
-    def __enter__(self) -> "Watch":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close(self)
-
-    def settle(self, fate: Applied | Exception) -> None:
-        if self._fate is None:
-            self._fate = fate
-            self._event.set()
-
-    async def outcome(self) -> Applied:
-        """Raises raft_effects.Lost where the command certainly had no effect, journal_writer.Unknown where a
-        snapshot hides whether it had, and Stopped."""
-        await self._event.wait()
-        assert self._fate is not None
-        if isinstance(self._fate, Exception):
-            raise self._fate
-        return self._fate
 
 
 class Replicas:
@@ -149,10 +100,11 @@ class Replicas:
         self.me = me
         self.duties = Duties()
         self.courier = self.duties.courier
+        self.errands = Errands(self.duties, self, self._wake_resting)
+        self._waiting = Waiting()
         self.partitions = tuple(sorted(machines))
         # Set by whoever composes a node of a cluster.
         self.send_frame: Callable[[bytes, bytes], None] = lambda node, frame: None
-        self.carry: Callable[[int, Deliver], Awaitable[dict[int, int]]] = _nobody
         self.pieces: Callable[[int, Install, Path], Iterable[None]] = lambda number, install, spool: ()
         self.on_need_snapshot: Callable[[int, NeedSnapshot], None] = lambda partition, need: None
         self._boot = boot
@@ -173,27 +125,19 @@ class Replicas:
         self._groups: Groups
         self._journal_writer: JournalWriter
         self._token: trio.lowlevel.TrioToken | None = None
-        self._nursery: trio.Nursery | None = None
         self._standings = {number: Standing(Role.FOLLOWER, 0, None) for number in self.partitions}
         self._to_charge: dict[int, Led] = {}  # led, but not yet in charge
         self._led_alone: set[int] = set()  # groups that this node alone decides, at the start
         self._started = trio.Event()  # it is in charge of those
-        self._terms = {number: p.head.term for w in self._writers for number, p in w.partitions.items()}
+        self._watches = Watches(
+            {number: p.head.term for w in self._writers for number, p in w.partitions.items()},
+            lambda partition: self._writers[partition & mask].watched,
+        )
         self._peers: frozenset[bytes] = frozenset()
         self._under_way = 0
-        self._unread = [0] * len(shards)  # batches answered before their commit
-        self._read_waiters: list[list[trio.Event]] = [[] for _ in shards]
-        self._index_waiters: list[list[tuple[int, int, trio.Event]]] = [[] for _ in shards]
-        self._mark_waiters: list[list[tuple[Mark, trio.Event]]] = [[] for _ in shards]
-        self._watches: defaultdict[bytes, list[Watch]] = defaultdict(list)
+        self._sight = Sight(self._writers, self.snapshot, self._waiting)
         self._rest: list[trio.Event] = []
-        self._stopped = False
         self._pauses: list[Pause] = []
-        self._asking: set[trio.lowlevel.Task] = set()  # waiting for a result or an answer
-        self._events: set[trio.Event] = set()  # waited for in `_wait`
-        self._severed: set[trio.Event] = set()  # those that `run` left without an answer
-        self._trim_wanted = trio.Event()
-        self._hurry = trio.Event()
         self._listeners: list[Callable[[list[Published]], None]] = []
         self._followers_of_rows: list[Callable[[Iterable[bytes]], None]] = []
         self._followers_of_standings: list[Callable[[int, Standing], None]] = []
@@ -226,6 +170,15 @@ class Replicas:
     def is_ready(self) -> bool:
         """Whether this node has the state of every partition: a joiner has none at first."""
         return all(index > 0 for writer in self._writers for index in writer.committed.values())
+
+    @property
+    def carry(self) -> Carry:
+        """How messages reach destinations that other nodes lead; set by whoever composes a node."""
+        return self.errands.carry
+
+    @carry.setter
+    def carry(self, carry: Carry) -> None:
+        self.errands.carry = carry
 
     @property
     def peers(self) -> frozenset[bytes]:
@@ -265,43 +218,10 @@ class Replicas:
 
     async def _ask(self, ask: Callable[[Groups, Question], Any]) -> Any:
         """The answer of a core. Raises what it refuses with."""
-        self._check_running()
-        done, failed, wait = self._slot()
+        self._waiting.check_running()
+        done, failed, wait = self._waiting.slot()
         self._journal_writer.ask(Question(ask, done, failed))
         return await wait()
-
-    def _slot(
-        self,
-    ) -> tuple[Callable[[Any], None], Callable[[Exception], None], Callable[[], Awaitable[Any]]]:
-        """Where a task waits for what another thread's work brings: a result, or why there is none."""
-        task = trio.lowlevel.current_task()
-        waiting = True
-
-        def done(value: Any) -> None:
-            if waiting:
-                self._asking.discard(task)
-                trio.lowlevel.reschedule(task, outcome.Value(value))
-
-        def failed(why: Exception) -> None:
-            if waiting:
-                self._asking.discard(task)
-                trio.lowlevel.reschedule(task, outcome.Error(_as_told(why)))
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            nonlocal waiting
-            waiting = False
-            self._asking.discard(task)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        async def wait() -> Any:
-            nonlocal waiting
-            self._asking.add(task)
-            try:
-                return await trio.lowlevel.wait_task_rescheduled(abort)
-            finally:
-                waiting = False
-
-        return done, failed, wait
 
     # --- commands --------------------------------------------------------------------------------------
     async def propose(self, partition: int, command: Command, *, term: int = 0) -> Applied:
@@ -317,7 +237,7 @@ class Replicas:
 
     async def propose_encoded(self, partition: int, data: bytes, term: int = 0) -> Applied:
         """The same, of a command as it travels."""
-        self._check_running()
+        self._waiting.check_running()
         standing = self._standings[partition]
         if standing.role is not Role.LEADER:
             raise NotLeader(partition, standing.leader)
@@ -325,7 +245,7 @@ class Replicas:
             raise StorageFull("the disk has no room for what was written before")
         if self._under_way >= PROPOSALS_MAX or self.courier.full:
             raise Overloaded(f"{self._under_way} commands and {self.courier.queued} messages are under way")
-        done, failed, wait = self._slot()
+        done, failed, wait = self._waiting.slot()
         self._submit(Proposal(partition, data, done, failed, term=term))
         applied: Applied = await wait()
         return applied
@@ -353,19 +273,7 @@ class Replicas:
     def watch(self, partition: int, command_id: bytes, term: int) -> Watch:
         """Begin to look for a command among what is applied here: before it is sent to a leader of `term`. An
         entry of a later term without it before shows that it is lost."""
-        watch = Watch(self._unwatch, partition, command_id, term)
-        if self._terms[partition] > term:
-            watch.settle(Lost(f"partition {partition}: term {term} is over"))
-        self._watches[command_id].append(watch)
-        self._writers[partition & self._mask].watched.add(command_id)
-        return watch
-
-    def _unwatch(self, watch: Watch) -> None:
-        watches = self._watches[watch.command_id]
-        watches.remove(watch)
-        if not watches:
-            del self._watches[watch.command_id]
-            self._writers[watch.partition & self._mask].watched.discard(watch.command_id)
+        return self._watches.open(partition, command_id, term)
 
     # --- reads -----------------------------------------------------------------------------------------
     def snapshot(self) -> Snapshot:
@@ -374,23 +282,16 @@ class Replicas:
 
     def readable(self, *partitions: int) -> bool:
         """Whether `visible` would return at once."""
-        return not any(self._unread[partition & self._mask] for partition in partitions)
+        return self._sight.readable(*partitions)
 
     async def visible(self, *partitions: int) -> None:
         """Return when all that was answered in these partitions can be read by a new snapshot."""
-        for number in {partition & self._mask for partition in partitions}:
-            if self._unread[number]:
-                event = trio.Event()
-                waiters = self._read_waiters[number]
-                waiters.append(event)
-                if len(waiters) == 1:  # any commit that is heard of from now on covers what was answered
-                    self._writers[number].commit_soon()
-                await self._wait(event)
+        await self._sight.visible(*partitions)
 
     async def read_index(self, partition: int) -> int:
         """How far a replica must have applied to see all that was answered before now, confirmed by a
         majority (dissertation §6.4). Raises NotLeader, Overloaded."""
-        self._check_running()
+        self._waiting.check_running()
         standing = self._standings[partition]
         if standing.role is not Role.LEADER:
             raise NotLeader(partition, standing.leader)
@@ -409,89 +310,30 @@ class Replicas:
 
     async def reached(self, partition: int, index: int) -> None:
         """Return when this replica has applied the entry and a new snapshot shows it."""
-        number = partition & self._mask
-        writer = self._writers[number]
-        while writer.committed[partition] < index:
-            event = trio.Event()
-            self._index_waiters[number].append((partition, index, event))
-            if self._unread[number]:
-                writer.commit_soon()
-            try:
-                await self._wait(event)
-            finally:
-                waiters = self._index_waiters[number]
-                self._index_waiters[number] = [one for one in waiters if one[2] is not event]
+        await self._sight.reached(partition, index)
 
     async def taken(self, mark: Mark) -> None:
         """Return when the message has taken effect in this node's replica of its destination. On a lone node
         that may be before its commit: `visible` says when it can be read."""
-        if not self._peers and self.leads(mark[0]):
-            event = trio.Event()
-            wake = event.set
-            if self.courier.when_taken(mark, wake):
-                try:
-                    await self._wait(event)
-                finally:
-                    self.courier.forget_waiter(mark, wake)
+        if self._peers or not self.leads(mark[0]):
+            await self._sight.taken(mark)
             return
-        number = mark[1] & self._mask
-        while not self._is_taken(mark):
-            event = trio.Event()
-            self._mark_waiters[number].append((mark, event))
-            if self._unread[number]:
-                self._writers[number].commit_soon()
+        event = trio.Event()
+        wake = event.set
+        if self.courier.when_taken(mark, wake):
             try:
-                await self._wait(event)
+                await self._waiting.until(event)
             finally:
-                waiters = self._mark_waiters[number]
-                self._mark_waiters[number] = [one for one in waiters if one[1] is not event]
-
-    def _is_taken(self, mark: Mark) -> bool:
-        source, destination, sequence = mark
-        with self.snapshot() as rows:
-            cursor = TAKEN.get(rows, TakenKey(destination, source))
-        return cursor is not None and cursor.sequence >= sequence
+                self.courier.forget_waiter(mark, wake)
 
     async def at_rest(self) -> None:
         """Return when no command, message or work is under way: what is counted is exact then."""
-        while self._under_way or not self.duties.at_rest or any(self._unread):
+        while self._under_way or not self.duties.at_rest or any(self._sight.unread):
             event = trio.Event()
             self._rest.append(event)
-            self._hurry.set()
-            for writer, unread in zip(self._writers, self._unread, strict=True):
-                if unread:
-                    writer.commit_soon()
-            await self._wait(event)
-
-    async def _wait(self, event: trio.Event) -> None:
-        self._check_running()
-        self._events.add(event)
-        try:
-            await event.wait()
-        finally:
-            self._events.discard(event)
-        if event in self._severed:
-            self._severed.discard(event)
-            self._check_running()
-
-    def _check_running(self) -> None:
-        if self._stopped:
-            raise Stopped("the writers of this node have stopped")
-
-    def _sever(self) -> None:
-        """Nobody is left to answer: let those who wait know it."""
-        self._stopped = True
-        stopped = Stopped("the writers stopped before an answer")
-        for task in self._asking:
-            trio.lowlevel.reschedule(task, outcome.Error(stopped))
-        self._asking.clear()
-        for watches in list(self._watches.values()):
-            for watch in watches:
-                watch.settle(stopped)
-        for event in self._events:
-            if not event.is_set():
-                self._severed.add(event)
-                event.set()
+            self.errands.hurry()
+            self._sight.commit_what_is_unread()
+            await self._waiting.until(event)
 
     def on_changes(self, listener: Callable[[list[Published]], None]) -> None:
         """Call `listener` with what the change streams got, after its commit and in its order."""
@@ -552,8 +394,7 @@ class Replicas:
                     nursery.start_soon(_drive, loop, limiter)
                 try:
                     async with trio.open_nursery() as tasks:
-                        self._nursery = tasks
-                        tasks.start_soon(self._trim)
+                        tasks.start_soon(self.errands.run)
                         tasks.start_soon(self._tend)
                         if self._led_alone:
                             await self._started.wait()
@@ -565,7 +406,14 @@ class Replicas:
                         pause.abandoned = True
                         pause.resume.set()
         finally:
-            self._sever()
+            stopped = Stopped("the writers stopped before an answer")
+            self._watches.stopped(stopped)
+            self._waiting.sever(stopped)
+
+    async def _tend(self) -> None:
+        while True:
+            await trio.sleep(TEND_EVERY_S)
+            self._journal_writer.release_soon()
 
     def _post(self, outbound: Outbound) -> None:
         if self._token is not None:
@@ -593,7 +441,7 @@ class Replicas:
             call()
         self._bad_frames += len(news.bad_frames)
         if news.failed or news.led:
-            self._run_errands()
+            self.errands.go()
             self._wake_resting()
 
     def _stand(self, led: Led) -> None:
@@ -605,7 +453,7 @@ class Replicas:
         elif not (self.leads(partition) and begins == 0):
             self._to_charge[partition] = led
             number = partition & self._mask
-            if not self._unread[number]:
+            if not self._sight.unread[number]:
                 self._take_charge(number)
         for follower in self._followers_of_standings:
             follower(partition, standing)
@@ -645,11 +493,9 @@ class Replicas:
         if outbound.installed is not None:
             self._was_installed(outbound.installed)
         if outbound.seen:
-            self._was_seen(outbound.seen)
+            self._watches.applied(outbound.seen)
         for partition, term in outbound.terms:
-            self._terms[partition] = term
-            if self._watches:
-                self._term_began(partition, term)
+            self._watches.term_began(partition, term)
         for proposal, applied in outbound.applied:
             self._under_way -= 1
             self.duties.applied(applied)
@@ -660,44 +506,17 @@ class Replicas:
         if outbound.committed:
             self._committed(outbound.shard)
         else:
-            self._unread[outbound.shard] += 1
-            if self._index_waiters[outbound.shard] or self._mark_waiters[outbound.shard]:
-                self._writers[outbound.shard].commit_soon()
-        self._run_errands()
+            self._sight.answered(outbound.shard)
+        self.errands.go()
         self._wake_resting()
 
     def _committed(self, shard: int) -> None:
-        self._unread[shard] = 0
-        if self._read_waiters[shard]:
-            waiters, self._read_waiters[shard] = self._read_waiters[shard], []
-            for event in waiters:
-                event.set()
-        committed = self._writers[shard].committed
-        for partition, index, event in self._index_waiters[shard]:
-            if committed[partition] >= index:
-                event.set()
-        for _, event in self._mark_waiters[shard]:
-            event.set()  # it looks for itself
+        self._sight.committed(shard)
         if self._to_charge:
             self._take_charge(shard)
 
-    def _was_seen(self, seen: Iterable[Applied]) -> None:
-        for applied in seen:
-            for watch in self._watches.get(applied.id, ()):
-                if watch.partition == applied.partition:
-                    watch.settle(applied)
-
-    def _term_began(self, partition: int, term: int) -> None:
-        for watches in self._watches.values():
-            for watch in watches:
-                if watch.partition == partition and watch.term < term:
-                    watch.settle(Lost(f"partition {partition}: term {watch.term} is over"))
-
     def _was_installed(self, partition: int) -> None:
-        for watches in self._watches.values():
-            for watch in watches:
-                if watch.partition == partition:
-                    watch.settle(Unknown("a snapshot took the place of the log"))
+        self._watches.installed(partition)
         for follower in self._followers_of_installs:
             follower(partition)
 
@@ -706,103 +525,6 @@ class Replicas:
             event.set()
         self._rest.clear()
 
-    # --- errands ---------------------------------------------------------------------------------------
-    def _run_errands(self) -> None:
-        for destination, messages in self.duties.deliveries():
-            command = Deliver(now_ms(), FEATURE_LEVEL, os.urandom(16), messages)
-            if self._standings[destination].role is Role.LEADER:
-                delivered = partial(self._delivered, destination)
-                self.submit(destination, command, delivered, partial(self._undelivered, destination))
-            else:
-                self._spawn(self._carry_far, destination, command)
-        for partition in self.duties.continuations():
-            again = Continue(now_ms(), FEATURE_LEVEL, os.urandom(16))
-            continued = partial(self._continued, partition)
-            self.submit(partition, again, continued, partial(self._not_continued, partition))
-
-    def _spawn(self, run: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-        if self._nursery is not None and not self._stopped:
-            self._nursery.start_soon(run, *arguments)
-
-    async def _carry_far(self, destination: int, command: Deliver) -> None:
-        try:
-            cursors = await self.carry(destination, command)
-        except (NotLeader, Undelivered, Overloaded, StorageFull) as why:
-            await self._deliver_later(destination, why)
-            return
-        self.duties.delivered(destination, cursors)
-        self._trim_wanted.set()
-        self._run_errands()
-
-    def _delivered(self, destination: int, applied: Applied) -> None:
-        self.duties.delivered(destination, applied.taken)
-        self._trim_wanted.set()
-
-    def _undelivered(self, destination: int, why: Exception) -> None:
-        self._spawn(self._deliver_later, destination, why)
-
-    async def _deliver_later(self, destination: int, _: Exception) -> None:
-        await trio.sleep(ERRAND_AGAIN_S)
-        self.duties.undelivered(destination)
-        self._run_errands()
-        self._wake_resting()
-
-    def _continued(self, partition: int, applied: Applied) -> None:
-        self.duties.continued(partition, has_work=applied.work)
-
-    def _not_continued(self, partition: int, _: Exception) -> None:
-        self._spawn(self._continue_later, partition)
-
-    async def _continue_later(self, partition: int) -> None:
-        await trio.sleep(ERRAND_AGAIN_S)
-        self.duties.continued(partition, has_work=True)
-        self._run_errands()
-        self._wake_resting()
-
-    async def _trim(self) -> None:
-        while True:
-            await self._trim_wanted.wait()
-            with trio.move_on_after(TRIM_EVERY_S):
-                await self._hurry.wait()
-            self._trim_wanted, self._hurry = trio.Event(), trio.Event()
-            for source, cuts in self.duties.trims():
-                self.submit(source, Trim(cuts), None)
-
-    async def _tend(self) -> None:
-        forget_at = trio.current_time() + FORGET_EVERY_S
-        while True:
-            await trio.sleep(TEND_EVERY_S)
-            self._journal_writer.release_soon()
-            if trio.current_time() >= forget_at:
-                forget_at = trio.current_time() + FORGET_EVERY_S
-                self._forget_old()
-
-    def _forget_old(self) -> None:
-        with self.snapshot() as rows:
-            for number in self.duties.charges:
-                self._forget_changes_of(number, rows)
-                self._forget_remembered_of(number, rows)
-
-    def _forget_remembered_of(self, number: int, rows: Snapshot) -> None:
-        now = now_ms()
-        if memory.is_forgettable(rows, number, now):
-            self.submit(number, ForgetRemembered(now), partial(self._forgot_remembered, number))
-
-    def _forgot_remembered(self, number: int, _: Applied) -> None:
-        with self.snapshot() as rows:
-            self._forget_remembered_of(number, rows)
-
-    def _forget_changes_of(self, number: int, rows: Snapshot) -> None:
-        head = self._writers[number & self._mask].partitions[number].head
-        below = streams.forgettable(rows, head, number, now_ms())
-        if below > head.stream_first:
-            self.submit(number, ForgetChanges(below), partial(self._forgot, number))
-
-    def _forgot(self, number: int, _: Applied) -> None:
-        """One command forgets a bounded number: go on until nothing is old enough."""
-        with self.snapshot() as rows:
-            self._forget_changes_of(number, rows)
-
     # --- for operators ---------------------------------------------------------------------------------
     async def freeze(self) -> list[Frozen]:
         """One cut: all writers pause between commits, each shard is frozen there, writers go on
@@ -810,13 +532,13 @@ class Replicas:
         token = trio.lowlevel.current_trio_token()
         reached = [trio.Event() for _ in self._writers]
         pauses = [Pause(partial(token.run_sync_soon, event.set)) for event in reached]
-        self._check_running()
+        self._waiting.check_running()
         self._pauses.extend(pauses)
         try:
             for writer, pause in zip(self._writers, pauses, strict=True):
                 writer.pause(pause)
             for event in reached:
-                await self._wait(event)
+                await self._waiting.until(event)
             if any(pause.abandoned for pause in pauses):
                 raise Stopped("the writers stopped before the cut was made")
         except BaseException:
@@ -833,6 +555,10 @@ class Replicas:
         """How many dead letters each partition keeps, where there are any."""
         heads = ((n, p.head.dead_rows) for w in self._writers for n, p in w.partitions.items())
         return {number: rows for number, rows in heads if rows}
+
+    def head(self, partition: int) -> Head:
+        """Where the replica stands; its writer changes it."""
+        return self._writers[partition & self._mask].partitions[partition].head
 
     def applied_index(self, partition: int) -> int:
         return self._writers[partition & self._mask].partitions[partition].head.applied
@@ -868,22 +594,5 @@ async def _drive(loop: Callable[[], None], limiter: trio.CapacityLimiter) -> Non
         await trio.to_thread.run_sync(loop, limiter=limiter)
 
 
-async def _nobody(destination: int, command: Deliver) -> dict[int, int]:
-    raise NotLeader(destination, None)
-
-
 def _ignore(_: object) -> None:
     pass
-
-
-def _as_told(why: Exception) -> Exception:
-    if isinstance(why, JournalFull):
-        return StorageFull(str(why))
-    if isinstance(why, Overfull):
-        return Overloaded(str(why))
-    return why
-
-
-def now_ms() -> int:
-    """The proposer's clock, as commands carry it: ms, Unix."""
-    return time.time_ns() // 1_000_000

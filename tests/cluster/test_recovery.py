@@ -78,7 +78,7 @@ async def test_what_was_proposed_when_it_stops_is_still_answered(tmp_path):
 
 async def test_a_crash_before_the_commit_loses_nothing_that_was_answered(tmp_path, lazy):
     node = Node(tmp_path / "n", settings=LAZY)
-    node.replicas._run_errands = lambda: None  # a delivery would be a quiet command, and commit
+    node.replicas.errands.go = lambda: None  # a delivery would be a quiet command, and commit
     answered = []
 
     async def one(number):
@@ -279,7 +279,7 @@ async def test_every_kind_of_waiting_ends_when_a_writer_dies(tmp_path, name):
         await trio.testing.wait_all_tasks_blocked()
         hand_on(node)
         node.replicas.courier.sent([message])  # never taken: its destination is dead
-        node.replicas._unread[0] = 1  # as if something had been answered before its commit
+        node.replicas._sight.unread[0] = 1  # as if something had been answered before its commit
         nursery.start_soon(expect_stopped, waits[name])
         await trio.testing.wait_all_tasks_blocked()
         assert isinstance(await run_to_its_end(node), Bug)

@@ -5,7 +5,7 @@ import pytest
 import trio
 import trio.testing
 
-from cluster import commands, courier, replicas, shard_writer
+from cluster import commands, courier, replicas, shard_writer, streams
 from cluster.commands import Declined, Digest, Execute
 from cluster.keys import OUTBOX, REMEMBERED, TAKEN, TakenKey
 from cluster.partition import Partition
@@ -235,7 +235,7 @@ async def test_followers_hear_what_can_be_read_in_its_order(tmp_path):
         for change in changes:
             heard.append((change.partition, change.offset, change.body))
             with node.replicas.snapshot() as rows:
-                assert next(replicas.streams.follow(rows, change.partition, change.offset)) == change
+                assert next(streams.follow(rows, change.partition, change.offset)) == change
 
     node.replicas.on_changes(listener)
     async with running(node):
@@ -255,10 +255,10 @@ async def test_old_changes_are_forgotten_until_none_is_left(tmp_path):
                 nursery.start_soon(node.replicas.propose, 5, command)
         await node.do(5, "say", "new")
         await node.replicas.at_rest()
-        node.replicas._forget_old()
+        node.replicas.errands.forget_old()
         await node.replicas.at_rest()
         with node.replicas.snapshot() as rows:
-            assert [p.offset for p in replicas.streams.follow(rows, 5, 1)] == [1201]
+            assert [p.offset for p in streams.follow(rows, 5, 1)] == [1201]
 
 
 async def test_what_is_remembered_of_old_commands_is_forgotten_until_none_is_left(tmp_path):
@@ -272,7 +272,7 @@ async def test_what_is_remembered_of_old_commands_is_forgotten_until_none_is_lef
         await node.replicas.at_rest()
         with node.replicas.snapshot() as rows:
             assert len(list(REMEMBERED.scan(rows, scope))) == 500
-        node.replicas._forget_old()
+        node.replicas.errands.forget_old()
         await node.replicas.at_rest()
         with node.replicas.snapshot() as rows:
             assert not list(REMEMBERED.scan(rows, scope))
