@@ -52,7 +52,10 @@ CORES = (
         )
     ),
     "cluster/raft*.py",
-    "cluster/peers/messages.py",
+    *(
+        f"cluster/peers/{name}.py"
+        for name in ("errors", "frames", "hello", "invitations", "messages", "strangers")
+    ),
     "node/social/*.py",
     "node/feeds/*.py",
 )

@@ -1,0 +1,413 @@
+"""A link's life under a clock of its own: lost, made again, slow, half open, full."""
+
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+import pytest
+import trio
+
+from cluster.peers import dialling, frames, handshake, hello, link
+from cluster.peers.errors import PeerSilent, PeerUnreachable
+from cluster.peers.hello import Refusal
+from cluster.peers.messages import FetchBlob, Index, NodeStatus, ReadIndex, Status
+from tests.cluster.peers.cables import Network
+from tests.cluster.peers.cluster import A, B, credentials, make_node
+
+
+@asynccontextmanager
+async def wired(directory, *, connect=True):
+    """a, which dials b over a network in memory."""
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery)
+        a = make_node(directory, A, transport=network.connect)
+        b = make_node(directory, B, transport=network.connect)
+        network.nodes = {"a": a, "b": b}
+        await nursery.start(a.links.run)
+        await nursery.start(b.links.run)
+        if connect:
+            a.links.connect_to({B: "b"})
+            await a.connected(B)
+        yield network, a, b
+        nursery.cancel_scope.cancel()
+
+
+async def answers(sender, request):
+    return Index(request.partitions)
+
+
+async def test_an_idle_link_stays(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (_, a, _b):
+        await trio.sleep(3600)
+        assert a.connections == [(B, True)]
+        peer = a.links.statistics().peers[B]
+        assert peer.connected and peer.links_made == 1 and peer.round_trip_s is not None
+        assert (peer.version, peer.level) == (1, 1)
+
+
+async def test_a_link_that_is_made_again_at_once_was_not_lost(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, _b):
+        await trio.sleep(10)
+        await network.cables[0].cut()
+        await trio.sleep(1)
+        assert a.links.connected(B)
+        assert a.links.statistics().peers[B].links_made == 2
+        assert a.connections == [(B, True)]
+
+
+async def test_a_node_that_was_away_is_told_as_lost_however_short(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, _b):
+        await trio.sleep(10)
+        network.nodes["b"] = make_node(tmp_path, B, boot=2, start=b"another!")
+        await network.cables[0].cut()
+        await trio.sleep(1)
+        assert a.connections == [(B, True), (B, False), (B, True)]
+        assert a.links.heard_of(B).boot == 2
+
+
+async def test_a_node_that_is_down_is_dialled_ever_more_rarely(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, _b):
+        await trio.sleep(10)
+        network.down.add("b")
+        started = trio.current_time()
+        await network.cables[0].cut()
+        await trio.sleep(60)
+        assert a.connections == [(B, True), (B, False)]
+        times = [when - started for when, _ in network.dialled if when >= started]
+        pauses = [after - before for before, after in pairwise(times)]
+        assert times[0] == pytest.approx(0, abs=0.01)
+        for number, pause in enumerate(pauses):
+            longest = min(dialling.RETRY_MAX_S, dialling.RETRY_FIRST_S * 2**number)
+            assert longest / 2 - 0.001 <= pause <= longest + 0.001
+        assert 30 < len(times) < 75
+        assert "connection refused" in a.links.statistics().peers[B].last_error
+        network.down.clear()
+        await trio.sleep(dialling.RETRY_MAX_S + 0.1)
+        assert a.links.connected(B) and a.connections[-1] == (B, True)
+
+
+async def test_a_new_address_is_dialled_at_once_and_a_member_that_left_no_more(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, b):
+        network.down.add("b")
+        await network.cables[0].cut()
+        await trio.sleep(60)
+        network.nodes["elsewhere"] = b
+        moved = trio.current_time()
+        a.links.connect_to({B: "elsewhere"})
+        await a.connected(B)
+        assert trio.current_time() - moved < 0.01
+        a.links.connect_to({B: "elsewhere", A: "a"})  # nothing new: nothing happens
+        a.links.connect_to({})
+        await trio.sleep(10)
+        assert not a.links.connected(B) and a.connections[-1] == (B, False)
+        assert a.links.statistics().peers == {} and b.links.statistics().accepted == 0
+        with pytest.raises(PeerUnreachable):
+            await a.links.call(B, NodeStatus(), deadline_s=1)
+
+
+async def test_links_that_break_as_soon_as_they_are_made_are_not_made_in_a_circle(tmp_path, autojump_clock):
+    async with wired(tmp_path, connect=False) as (network, a, b):
+        b.links.on_raft = lambda sender, frame: None
+        a.links.on_connected = lambda node, up: up and network._nursery.start_soon(network.cables[-1].cut)
+        a.links.connect_to({B: "b"})
+        await trio.sleep(60)
+        assert 10 < len(network.cables) < 75
+
+
+async def test_a_half_open_link_is_noticed_by_both(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, b):
+        b.links.serve(ReadIndex, answers)
+        await a.links.call(B, ReadIndex((1,)), deadline_s=1)
+        network.silent.add("b")
+        network.cables[0].stall()
+        stalled = trio.current_time()
+        with pytest.raises(PeerSilent, match="the link broke"):
+            await a.links.call(B, ReadIndex((2,)), deadline_s=3600)
+        noticed = trio.current_time() - stalled
+        assert noticed <= (link.PINGS_MISSED_MAX + 1) * link.PING_S + 0.01
+        await trio.sleep(1)
+        assert a.connections == [(B, True), (B, False)]
+        await trio.sleep(link.PING_S * 2 + handshake.HANDSHAKE_S)
+        assert b.links.statistics().accepted == 0
+        assert not a.links.connected(B)
+        network.silent.clear()
+        await trio.sleep(handshake.HANDSHAKE_S + dialling.RETRY_MAX_S + 1)
+        assert a.links.connected(B)
+
+
+async def test_a_peer_that_takes_nothing_is_shed(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, _b):
+        network.silent.add("b")
+        network.cables[0].stall()
+        big = bytes(1 << 20)
+        for _ in range(4):
+            a.links.send_raft(B, big)
+        await trio.sleep(link.SHED_S - 0.1)
+        assert a.links.connected(B)
+        await trio.sleep(0.2)
+        assert not a.links.connected(B)
+        assert a.links.statistics().peers[B].queued_bytes == 0
+
+
+async def test_a_full_queue_drops_raft_frames_and_refuses_calls(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, b):
+        b.links.serve(NodeStatus, lambda sender, request: answers_status())
+        network.cables[0].stall()
+        frame = bytes(1 << 20)
+        for _ in range(20):
+            a.links.send_raft(B, frame)
+        peer = a.links.statistics().peers[B]
+        assert peer.raft_sent == 15 and peer.raft_dropped == 5
+        assert peer.queued_bytes <= link.QUEUE_BYTES_MAX
+        a.links.send_raft(B, bytes(link.QUEUE_BYTES_MAX - peer.queued_bytes - frames.HEAD_BYTES))
+        with pytest.raises(PeerUnreachable, match="bytes wait to be sent"):
+            await a.links.call(B, NodeStatus(), deadline_s=60)
+        network.cables[0].resume()
+        await b.until(lambda: len(b.raft) == 16)
+        assert await a.links.call(B, NodeStatus(), deadline_s=1) == Status(b"{}")
+        assert a.links.statistics().peers[B].queued_frames == 0
+
+
+async def answers_status():
+    return Status(b"{}")
+
+
+async def test_frames_are_bounded_in_number_too(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (_, a, _b):
+        await trio.sleep(0.1)  # the first ping is out
+        for _ in range(link.QUEUE_FRAMES_MAX + 7):
+            a.links.send_raft(B, b"")
+        assert a.links.statistics().peers[B].raft_dropped == 7
+
+
+async def test_what_was_still_queued_when_the_link_broke_was_certainly_not_sent(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, _b):
+        network.cables[0].stall()
+        ends = {}
+
+        async def ask(number):
+            try:
+                await a.links.call(B, ReadIndex((number,)), deadline_s=60)
+            except (PeerSilent, PeerUnreachable) as error:
+                ends[number] = type(error)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, 1)  # goes into the network, and nobody knows
+            await trio.sleep(0.1)
+            a.links.send_raft(B, bytes(1 << 20))  # occupies the writer
+            await trio.sleep(0.1)
+            nursery.start_soon(ask, 2)
+            await trio.sleep(0.1)
+            network.down.add("b")
+            await network.cables[0].cut()
+            network.cables[0].resume()
+        assert ends == {1: PeerSilent, 2: PeerUnreachable}
+
+
+async def test_calls_under_way_are_bounded(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (_, a, b):
+        gate = trio.Event()
+
+        async def waits(sender, request):
+            await gate.wait()
+            return Index(())
+
+        b.links.serve(ReadIndex, waits)
+        refused = []
+
+        async def ask():
+            try:
+                await a.links.call(B, ReadIndex(()), deadline_s=60)
+            except PeerUnreachable as error:
+                refused.append(str(error))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(dialling.CALLS_MAX + 5):
+                nursery.start_soon(ask)
+            await trio.sleep(1)
+            assert len(refused) == 5 and "under way" in refused[0]
+            assert b.links.statistics().requests == dialling.CALLS_MAX
+            gate.set()
+        assert b.links.statistics().requests == 0
+
+
+async def test_a_peer_that_asks_too_much_is_told_so_for_each(tmp_path, autojump_clock, monkeypatch):
+    monkeypatch.setattr("cluster.peers.serving.IN_FLIGHT_MAX", 3)
+    async with wired(tmp_path) as (_, a, b):
+        b.links.serve(ReadIndex, lambda sender, request: trio.sleep_forever())
+        ends = []
+
+        async def ask():
+            with pytest.raises(Exception) as ended:
+                await a.links.call(B, ReadIndex(()), deadline_s=1)
+            ends.append(getattr(ended.value, "code", "silent"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ask)
+        assert sorted(ends) == ["overloaded"] * 2 + ["silent"] * 3
+
+
+async def test_an_answer_of_another_kind_ends_the_link(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (_, a, b):
+        b.links.serve(ReadIndex, lambda sender, request: answers_status())
+        with pytest.raises(PeerSilent, match="ReadIndex was answered with Status"):
+            await a.links.call(B, ReadIndex((1,)), deadline_s=1)
+        assert a.links.refusals.counts == {} and a.links.statistics().peers[B].links_made == 1
+        await trio.sleep(3)
+        assert a.links.statistics().peers[B].links_made == 2
+
+
+async def test_a_late_answer_is_nobodys(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, b):
+        b.links.serve(ReadIndex, answers)
+        network.cables[0].stall()
+        with pytest.raises(PeerSilent, match="no answer in 1 s"):
+            await a.links.call(B, ReadIndex((1,)), deadline_s=1)
+        network.cables[0].resume()
+        assert await a.links.call(B, ReadIndex((2,)), deadline_s=1) == Index((2,))
+        assert a.links.statistics().peers[B].links_made == 1
+
+
+async def test_a_new_link_of_a_node_replaces_its_old_one(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, _a, b):
+        twin = make_node(tmp_path, A, start=b"another!", transport=network.connect)
+        await network._nursery.start(twin.links.run)
+        twin.links.connect_to({B: "b"})
+        await twin.connected(B)
+        await trio.sleep(0.1)
+        assert b.links.statistics().accepted == 1
+
+
+async def test_who_is_revoked_is_cut_off_when_members_are_reviewed(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (_, a, b):
+        b.links.connect_to({A: "a"})
+        await b.connected(A)
+        b.links.review()
+        await trio.sleep(1)
+        assert a.links.connected(B) and b.links.connected(A)
+        b.refused[A] = Refusal(hello.REVOKED, "by an operator")
+        b.links.review()
+        await trio.sleep(1)
+        assert not a.links.connected(B) and not b.links.connected(A)
+        assert set(a.told) == {Refusal(hello.REVOKED, "by an operator")}
+
+
+async def test_a_renewed_certificate_is_shown_from_the_next_link_on(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, b):
+        first = b.links._serving._links[A].wire._stream.getpeercert()["serialNumber"]
+        a.links.show(credentials(tmp_path, A))
+        await trio.sleep(5)
+        assert a.links.statistics().peers[B].links_made == 1
+        await network.cables[0].cut()
+        await trio.sleep(1)
+        assert b.links._serving._links[A].wire._stream.getpeercert()["serialNumber"] != first
+
+
+async def test_streams_end_with_the_bytes_or_with_an_error(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, b):
+
+        async def fetch(sender, request):
+            yield b"some"
+            if request.hash == b"silent":
+                await trio.sleep_forever()
+            if request.hash == b"fails":
+                raise ZeroDivisionError
+            if request.hash == b"cut":
+                await network.cables[-1].cut()
+            yield b"more"
+
+        b.links.serve_stream(FetchBlob, fetch)
+
+        async def pull(name):
+            async with a.links.stream(B, FetchBlob(name), idle_s=3) as chunks:
+                return [chunk async for chunk in chunks]
+
+        assert await pull(b"whole") == [b"some", b"more"]
+        with pytest.raises(PeerSilent, match="nothing of the stream came for 3 s"):
+            await pull(b"silent")
+        with pytest.raises(Exception, match="internal: ZeroDivisionError"):
+            await pull(b"fails")
+        with pytest.raises(PeerSilent, match="the stream broke"):
+            await pull(b"cut")
+        assert await pull(b"whole") == [b"some", b"more"]
+        statistics = a.links.statistics().peers[B]
+        assert statistics.streams == 0 and statistics.pulled_bytes == 4 * 2 * 2 + 4 * 3
+
+
+async def test_a_kept_connection_that_the_peer_closed_is_made_anew(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, b):
+
+        async def fetch(sender, request):
+            yield b"all"
+
+        b.links.serve_stream(FetchBlob, fetch)
+        for _ in range(2):
+            async with a.links.stream(B, FetchBlob(b""), idle_s=3) as chunks:
+                assert [chunk async for chunk in chunks] == [b"all"]
+            await network.cables[-1].cut()
+        assert len(network.cables) == 3
+
+
+async def test_a_slow_puller_holds_the_giver_back_not_its_memory(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (_, a, b):
+        given = []
+
+        async def fetch(sender, request):
+            for number in range(100):
+                given.append(number)
+                yield bytes(256 << 10)
+
+        b.links.serve_stream(FetchBlob, fetch)
+        taken = 0
+        async with a.links.stream(B, FetchBlob(b""), idle_s=3) as chunks:
+            async for _ in chunks:
+                taken += 1
+                await trio.sleep(1)
+                assert len(given) - taken <= 2
+        assert taken == 100
+
+
+async def test_streams_from_one_peer_are_bounded_and_others_wait(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, b):
+        gate = trio.Event()
+
+        async def fetch(sender, request):
+            yield b"x"
+            await gate.wait()
+
+        b.links.serve_stream(FetchBlob, fetch)
+        ended = []
+
+        async def pull():
+            try:
+                async with a.links.stream(B, FetchBlob(b""), idle_s=60) as chunks:
+                    ended.append(len([chunk async for chunk in chunks]))
+            except PeerUnreachable:
+                ended.append(0)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(pull)
+            await trio.sleep(1)
+            assert len(network.cables) == 1 + 4 and a.links.statistics().peers[B].streams == 4
+            gate.set()
+        assert ended == [1] * 6
+
+
+async def test_leaving_a_stream_early_ends_it_there(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (_, a, b):
+        ended = trio.Event()
+
+        async def fetch(sender, request):
+            try:
+                while True:
+                    yield bytes(10_000)
+            finally:
+                ended.set()
+
+        b.links.serve_stream(FetchBlob, fetch)
+        async with a.links.stream(B, FetchBlob(b""), idle_s=60) as chunks:
+            await anext(chunks)
+        with trio.fail_after(1):
+            await ended.wait()
+        assert a.links.statistics().peers[B].streams == 0
