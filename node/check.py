@@ -16,6 +16,7 @@ import msgspec
 
 from cluster import commands
 from cluster.keys import HEADS_PARTITION, META_PARTITION
+from cluster.raft_messages import is_configuration
 from node import check_rows
 from node.backup import hash_file
 from node.check_rows import Finding
@@ -235,7 +236,8 @@ class _Segment:
     def _entry(self, this: _Check, row: Row, last: dict[int, int]) -> Iterator[Finding]:
         where = f"{self.path}, offset {row.offset}"
         try:
-            commands.decode(row.tail)
+            if row.tail and not is_configuration(row.tail):  # those are Raft's own
+                commands.decode(row.tail)
         except msgspec.DecodeError as wrong:
             yield f"{where}: the command cannot be read: {wrong}"
         if row.partition not in last:
