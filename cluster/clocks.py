@@ -41,9 +41,16 @@ class Clocks:
 
     def peers_off(self, ticks: int) -> tuple[bytes, ...]:
         """Those whose clocks are off: they give their leads away, and should not be given any."""
+        return tuple(peer for peer, off in self.peers_off_ms(ticks).items() if abs(off) > OFF_MS_MAX)
+
+    def peers_off_ms(self, ticks: int) -> dict[bytes, int]:
+        """How far each peer's clock is ahead of the median of all; of those that can be judged."""
         ahead = self._ahead(ticks)
         middle = _median(ahead)
-        return tuple(peer for peer, offset in ahead.items() if abs(offset - middle) > OFF_MS_MAX)
+        return {peer: offset - middle for peer, offset in ahead.items()}
+
+    def forget(self, peer: bytes) -> None:
+        self._samples.pop(peer, None)
 
     def _ahead(self, ticks: int) -> dict[bytes, int]:
         """Of the peers that were heard lately; of none, where they are too few to tell."""

@@ -39,6 +39,7 @@ CORES = (
             "keys",
             "layout",
             "mailbox",
+            "membership",
             "memory",
             "meta",
             "meta_rows",
