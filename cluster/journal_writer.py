@@ -11,7 +11,7 @@ node: others lead meanwhile.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Event
@@ -130,7 +130,7 @@ class JournalWriter:
         shards: Sequence[ShardWriter],
         tell: Callable[[News], None],
         clock_ms: Callable[[], int],
-        pieces: Callable[[int, Install, Any], Iterable[None]],
+        pieces: Callable[[int, Install, Any], Iterator[list[bytes]]],
     ) -> None:
         self._journal = journal
         self._groups = groups
@@ -460,7 +460,7 @@ class JournalWriter:
             self._shards[number & self._mask].install(
                 Installation(
                     number,
-                    iter(self._pieces(number, install, spool)),
+                    self._pieces(number, install, spool),
                     partial(self._queue.put, partial(self._installed, number, done)),
                 )
             )

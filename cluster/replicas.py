@@ -10,9 +10,7 @@ it and has applied all that was there before.
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +19,7 @@ import trio
 from cluster import commands, mailbox
 from cluster.commands import Command
 from cluster.courier import Mark
+from cluster.cuts import Cuts
 from cluster.duties import Duties
 from cluster.errands import Carry, Errands
 from cluster.errands import Undelivered as Undelivered  # raised by what carries messages to other nodes
@@ -34,7 +33,6 @@ from cluster.raft_messages import Configuration, Install
 from cluster.raft_roles import Role
 from cluster.shard_writer import (
     Outbound,
-    Pause,
     ShardWriter,
     WriterSettings,
     load_groups,
@@ -105,7 +103,7 @@ class Replicas:
         self.partitions = tuple(sorted(machines))
         # Set by whoever composes a node of a cluster.
         self.send_frame: Callable[[bytes, bytes], None] = lambda node, frame: None
-        self.pieces: Callable[[int, Install, Path], Iterable[None]] = lambda number, install, spool: ()
+        self.pieces: Callable[[int, Install, Any], Iterator[list[bytes]]] = _no_pieces
         self.on_need_snapshot: Callable[[int, NeedSnapshot], None] = lambda partition, need: None
         self._boot = boot
         self._members = Configuration((me,)) if founder else Configuration(())
@@ -137,7 +135,7 @@ class Replicas:
         self._under_way = 0
         self._sight = Sight(self._writers, self.snapshot, self._waiting)
         self._rest: list[trio.Event] = []
-        self._pauses: list[Pause] = []
+        self._cuts = Cuts(self._writers, self._waiting)
         self._listeners: list[Callable[[list[Published]], None]] = []
         self._followers_of_rows: list[Callable[[Iterable[bytes]], None]] = []
         self._followers_of_standings: list[Callable[[int, Standing], None]] = []
@@ -402,9 +400,7 @@ class Replicas:
                         await trio.sleep_forever()
                 finally:
                     self._journal_writer.stop()
-                    for pause in self._pauses:  # a writer that is dead never reaches it
-                        pause.abandoned = True
-                        pause.resume.set()
+                    self._cuts.abandon()
         finally:
             stopped = Stopped("the writers stopped before an answer")
             self._watches.stopped(stopped)
@@ -529,27 +525,7 @@ class Replicas:
     async def freeze(self) -> list[Frozen]:
         """One cut: all writers pause between commits, each shard is frozen there, writers go on
         (law 11). Who gets the frozen shards closes them. Raises Stopped."""
-        token = trio.lowlevel.current_trio_token()
-        reached = [trio.Event() for _ in self._writers]
-        pauses = [Pause(partial(token.run_sync_soon, event.set)) for event in reached]
-        self._waiting.check_running()
-        self._pauses.extend(pauses)
-        try:
-            for writer, pause in zip(self._writers, pauses, strict=True):
-                writer.pause(pause)
-            for event in reached:
-                await self._waiting.until(event)
-            if any(pause.abandoned for pause in pauses):
-                raise Stopped("the writers stopped before the cut was made")
-        except BaseException:
-            for pause in pauses:
-                pause.abandoned = True
-            raise
-        finally:
-            for pause in pauses:
-                pause.resume.set()
-                self._pauses.remove(pause)
-        return [pause.frozen for pause in pauses if pause.frozen is not None]
+        return await self._cuts.freeze()
 
     def dead_letters(self) -> dict[int, int]:
         """How many dead letters each partition keeps, where there are any."""
@@ -559,6 +535,10 @@ class Replicas:
     def head(self, partition: int) -> Head:
         """Where the replica stands; its writer changes it."""
         return self._writers[partition & self._mask].partitions[partition].head
+
+    def digested(self, partition: int) -> tuple[int, bytes] | None:
+        """Index and result of the last `Digest` applied here since the start."""
+        return self._writers[partition & self._mask].partitions[partition].digested
 
     def applied_index(self, partition: int) -> int:
         return self._writers[partition & self._mask].partitions[partition].head.applied
@@ -592,6 +572,10 @@ async def _drive(loop: Callable[[], None], limiter: trio.CapacityLimiter) -> Non
     """Shielded: cancelled before its thread began, a writer would never pass the stop on to the others."""
     with trio.CancelScope(shield=True):
         await trio.to_thread.run_sync(loop, limiter=limiter)
+
+
+def _no_pieces(number: int, install: Install, spool: Any) -> Iterator[list[bytes]]:
+    raise AssertionError(f"partition {number}: a snapshot came, and nobody said how it is installed")
 
 
 def _ignore(_: object) -> None:

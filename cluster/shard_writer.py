@@ -63,9 +63,10 @@ class Pause:
 
 
 class Installation:
-    """A snapshot on its way in: each step of `pieces` is a transaction of its own."""
+    """A snapshot on its way in: each step of `pieces` is a transaction of its own, and yields the keys that
+    it changed."""
 
-    def __init__(self, partition: int, pieces: Iterator[None], installed: Callable[[], None]) -> None:
+    def __init__(self, partition: int, pieces: Iterator[list[bytes]], installed: Callable[[], None]) -> None:
         self.partition = partition
         self.pieces = pieces
         self.installed = installed  # called in the writer's thread
