@@ -18,13 +18,17 @@ import msgspec
 import trio
 
 from cluster.commands import Refused
+from cluster.fetching import Fetching
 from cluster.keys import META_PARTITION
 from cluster.meta import Boot, MetaMachine, PublishKeys
 from cluster.meta import encode as encode_meta
 from cluster.meta_rows import PublicKey, public_keys
 from cluster.partition import StateMachine
+from cluster.placement import Placement
+from cluster.repair import Repair
 from cluster.replicas import Replicas, now_ms
 from cluster.router import Router
+from cluster.scrub import Scrub
 from cluster.shard_writer import WriterSettings
 from node.feeds.reader import Feeds
 from node.feeds.rendering import Renderer
@@ -37,6 +41,7 @@ from node.http.metrics import Metrics
 from node.http.server import Address, Server
 from node.http.tokens import Keyring, Signer, derive, load_secret
 from node.logs import get_logger
+from node.media.catalogue import Catalogue
 from node.media.collection import Collector
 from node.media.intake import Intake
 from node.media.pool import Pool, PoolSettings, open_pool
@@ -47,7 +52,7 @@ from node.room import RoomWatch
 from node.service import Service
 from node.settings import Settings
 from node.social.application import social_machine
-from storage.blobs import Blobs
+from storage.blobs import DIGEST_BYTES, Blobs
 from storage.directory import DataDirectory, write_durably
 from storage.journal import Journal
 from storage.shard import Shard, want_shards
@@ -146,6 +151,10 @@ async def _running_parts(
             tasks.start_soon(room.run)
             tasks.start_soon(_end_with_blobs, blobs)
             tasks.start_soon(_count, blobs)
+            await tasks.start(parts.fetching.run)
+            await tasks.start(parts.placement.run)
+            tasks.start_soon(parts.repair.run)
+            tasks.start_soon(parts.scrub.run)
             tasks.start_soon(parts.workshop.run, homes)
             tasks.start_soon(parts.collector.run, homes)
             yield parts
@@ -191,32 +200,44 @@ def _make_parts(
 ) -> Parts:
     secret = load_secret(directory.keys / CLUSTER_SECRET)
     identity = directory.identity
-    intake = Intake(service, blobs)
+    catalogue = Catalogue(replicas)
+    fetching = Fetching(
+        directory.node_id, blobs, catalogue, lambda partition: replicas.configuration(partition).members
+    )
+    placement = Placement(
+        directory.node_id, blobs, fetching, catalogue.home, replicas.configuration, room.full
+    )
+    intake = Intake(service, blobs, placement)
+    worker = f"{identity.node_id}/{directory.boots}"
+    workers = settings.media.workers or 2
+    workshop = Workshop(
+        service, intake, blobs, fetching, pool, directory.work, worker, workers, _tries(settings)
+    )
+    collector = Collector(service, blobs, catalogue)
+    repair = Repair(blobs, fetching, catalogue, now_ms)
     signer = Signer(derive(secret, "urls"))
     renderer = Renderer(partial(sign_view, signer), settings.http.public_url)
     feeds = Feeds(settings.feed, renderer, shards=identity.shard_count, rows_bytes=settings.feed.rows_bytes)
     replicas.on_rows(feeds.hot.changed)
     replicas.on_changes(lambda changes: feeds.changed(changes, now_ms()))
-    worker = f"{identity.node_id}/{directory.boots}"
+    replicas.on_rows(workshop.rows_changed)
+    replicas.on_rows(collector.rows_changed)
+    replicas.on_standing(workshop.standing_changed)
+    replicas.on_installed(lambda _: repair.hurry())
     return Parts(
         settings=settings,
         directory=directory,
         replicas=replicas,
         service=service,
         blobs=blobs,
+        fetching=fetching,
+        placement=placement,
+        repair=repair,
+        scrub=Scrub(blobs, fetching, now_ms, secrets.token_bytes(DIGEST_BYTES)),
         intake=intake,
         pool=pool,
-        workshop=Workshop(
-            service,
-            intake,
-            blobs,
-            pool,
-            directory.work,
-            worker,
-            settings.media.workers or 2,
-            _tries(settings),
-        ),
-        collector=Collector(service, blobs),
+        workshop=workshop,
+        collector=collector,
         room=room,
         feeds=feeds,
         passwords=Passwords(settings.accounts),

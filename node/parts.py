@@ -6,7 +6,11 @@ from dataclasses import dataclass
 import trio
 from blake3 import blake3
 
+from cluster.fetching import Fetching
+from cluster.placement import Placement
+from cluster.repair import Repair
 from cluster.replicas import Replicas
+from cluster.scrub import Scrub
 from node.feeds.reader import Feeds
 from node.http.cursors import Cursors
 from node.http.limits import Limits, Proxies
@@ -33,6 +37,10 @@ class Parts:
     replicas: Replicas
     service: Service
     blobs: Blobs
+    fetching: Fetching  # blobs from other nodes
+    placement: Placement  # … and to them
+    repair: Repair
+    scrub: Scrub
     intake: Intake
     pool: Pool
     workshop: Workshop

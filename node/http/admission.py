@@ -12,6 +12,7 @@ from blake3 import blake3
 from quart import g, request
 
 from cluster.commands import Refused
+from cluster.placement import NotEnoughCopies
 from cluster.replicas import Overloaded, Stopped, now_ms
 from cluster.router import StorageFull
 from node.http.application import PressedRequest
@@ -191,7 +192,7 @@ def problem_of(error: Exception) -> Problem | None:
             return Problem("storage_full", str(error))
         case TooLarge():
             return Problem("too_large", str(error))
-        case Overloaded() | Busy():
+        case Overloaded() | Busy() | NotEnoughCopies():
             return Problem("unavailable", str(error))
         case Stopped():
             return Problem("unavailable", "this node is stopping")

@@ -8,6 +8,7 @@ from quart import Response
 
 from cluster import meta_rows
 from cluster.commands import Refused
+from cluster.placement import NotEnoughCopies
 from cluster.replicas import Overloaded, Stopped
 from cluster.router import StorageFull
 from node.http import accounts, follows, media, posts, web, web_forms, web_pages
@@ -84,7 +85,7 @@ def install_errors(app: Application) -> None:
         assert problem is not None
         return answer(problem)
 
-    for kind in (Refused, Overloaded, Stopped, StorageFull, TooLarge, Busy):
+    for kind in (Refused, Overloaded, NotEnoughCopies, Stopped, StorageFull, TooLarge, Busy):
         app.register_error_handler(kind, of_below)
 
 

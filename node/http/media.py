@@ -6,6 +6,7 @@ given to everybody while some medium shows it to everybody, else only to the bea
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from io import FileIO
 from typing import Annotated, Final
 from urllib.parse import parse_qsl, quote
@@ -15,6 +16,7 @@ import trio
 from quart import Response, request
 from werkzeug.datastructures import MultiDict
 
+from cluster.fetching import BlobUnavailable
 from cluster.replicas import now_ms
 from node.feeds.rendering import SIGNED_S
 from node.http.admission import Admission, answer_headers, signed, tell
@@ -26,6 +28,7 @@ from node.http.problems import Body, Problem
 from node.http.sendfile import FileAnswer
 from node.http.tokens import Expired, Signer, TokenError
 from node.logs import get_logger
+from node.media.catalogue import had
 from node.media.intake import Received
 from node.media.probe import BY_MIME, MEDIA_TYPES, WHAT_WE_TAKE
 from node.parts import Parts, now_s
@@ -163,6 +166,10 @@ def make_routes(parts: Parts, admission: Admission, shared: Uploads) -> Routes:
     async def upload(media_id: int) -> Response:
         query = parse_query(UploadQuery, request.args)
         check_upload(media_id, query)
+        if not is_promised(media_id, query):  # by another node, of whose promise this one has yet to hear?
+            await service.caught_up(None, (partition_of(query.owner),))
+            if not is_promised(media_id, query):
+                raise Problem("not_found", "there is no such upload, or what it was for is gone")
         received = await receive(query)
         try:
             stored = await parts.intake.store(received, query.owner, media_id)
@@ -185,11 +192,12 @@ def make_routes(parts: Parts, admission: Admission, shared: Uploads) -> Routes:
             raise Problem("invalid_signature", str(wrong)) from None
         verdict = parts.limits.take("uploads", [f"user:{query.owner}:put"], now_s())
         answer_headers().update(verdict.headers())
-        with service.read() as rows:
-            if media.get(rows, query.owner, media_id) is None:
-                raise Problem("not_found", "there is no such upload, or what it was for is gone")
         if request.content_length not in (None, query.size):
             raise Problem("size_mismatch", f"announced {query.size} bytes, sent {request.content_length}")
+
+    def is_promised(media_id: int, query: UploadQuery) -> bool:
+        with service.read() as rows:
+            return media.get(rows, query.owner, media_id) is not None
 
     async def receive(query: UploadQuery) -> Received:
         """The body, if it is as announced. Raises Problem; then nothing is left of it."""
@@ -218,11 +226,16 @@ def make_routes(parts: Parts, admission: Admission, shared: Uploads) -> Routes:
         return answer_file(request, await open_blob(digest), etag=digest.hex(), headers=headers)
 
     async def open_blob(digest: bytes) -> FileIO:
+        """From here, or from the node that has it: rows say that it exists, so it is not absent."""
         try:
             if parts.blobs.known_good(digest):
                 return parts.blobs.open(digest)
-            return await trio.to_thread.run_sync(parts.blobs.open, digest)
-        except (BlobMissing, BlobDamaged) as wrong:
+        except (BlobMissing, BlobDamaged):
+            pass  # gone since it was read; it may be elsewhere
+        try:
+            opened = partial(trio.to_thread.run_sync, parts.blobs.open, digest)
+            return await had(parts.fetching, digest, opened)
+        except (BlobMissing, BlobDamaged, BlobUnavailable) as wrong:
             log.error("blob_not_served", blob=digest.hex(), reason=str(wrong))
             raise Problem("unavailable", "these bytes cannot be read here now") from None
 

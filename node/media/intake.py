@@ -1,9 +1,9 @@
 """The intake: bytes from a client to a stored, referenced blob (DESIGN §4, "Blobs").
 
-Staged while hashing, in constant memory; then `Reserve` in partition(hash), the file put in its place, and
-`Reference` there. Only after that may a command name the blob. Whatever fails on the way leaves nothing that
-is not swept: a staged file is abandoned, a reservation runs out, a reference that no medium confirms goes
-after a day.
+Staged while hashing, in constant memory; then `Reserve` in partition(hash), the file put in its place here
+and on so many other nodes that a majority has it, and `Reference` there. Only after that may a command name
+the blob. Whatever fails on the way leaves nothing that is not swept: a staged file is abandoned, a
+reservation runs out, a reference that no medium confirms goes after a day.
 """
 
 import os
@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import trio
 
+from cluster.placement import Placement
 from cluster.replicas import now_ms
 from cluster.router import StorageFull
 from node.media.probe import SNIFF_BYTES, MediaType, sniff
@@ -50,9 +51,10 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class Intake:
-    def __init__(self, service: Service, blobs: Blobs) -> None:
+    def __init__(self, service: Service, blobs: Blobs, placement: Placement) -> None:
         self._service = service
         self._blobs = blobs
+        self._placement = placement
 
     async def receive(self, chunks: AsyncIterable[bytes], bytes_max: int) -> Received:
         """Stage what comes, hashed on the way. Raises TooLarge, StorageFull, and what `chunks` raises; then
@@ -90,7 +92,7 @@ class Intake:
         """Place a received upload as an original of `owner`. Without a `media` id the reference carries a
         provisional number, which the command that makes the medium must name.
 
-        Raises StorageFull, Refused; then the upload is abandoned.
+        Raises StorageFull, Refused, cluster.placement.NotEnoughCopies; then the upload is abandoned.
         """
         assert received.type is not None
         media = media or PROVISIONAL | int.from_bytes(os.urandom(7), "big")
@@ -112,6 +114,7 @@ class Intake:
             await trio.to_thread.run_sync(self._blobs.place, source, digest, index)
         except BlobsFull as wrong:
             raise StorageFull(str(wrong)) from None
+        await self._placement.place(digest, size, index)
         await self._service.do(home, Reference(digest, index, media, owner, size, mime))
 
 

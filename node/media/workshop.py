@@ -2,15 +2,21 @@
 
 A job is a row (`node/social/jobs.py`). The workshop claims it by a command, lets a worker process make the
 variants, stores each as a blob, and reports by a command; so a job survives the death of a worker, of the
-node, and of whoever waited for it. Which partitions have jobs it learns by being woken, and at the start from
-the rows; it sleeps until the next is due.
+node, and of whoever waited for it. Its partitions are those that this node leads: it takes them up when it
+takes charge of them, and lets go of what it does for one that it leads no longer. Which have jobs it learns
+from the rows, and from the commits that write them; it sleeps until the next is due.
+
+A claim whose worker was another node, or this one before its last start, costs no try: that node died, or
+led no longer. It is released at once when this node takes charge and the other cannot be reached, else when
+it runs out.
 """
 
 import errno
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,16 +24,20 @@ import msgspec
 import trio
 
 from cluster.commands import Refused
+from cluster.fetching import BlobUnavailable, Fetching
+from cluster.placement import NotEnoughCopies
+from cluster.raft_effects import Standing
 from cluster.replicas import Overloaded, now_ms
-from cluster.router import StorageFull
+from cluster.router import StorageFull, Unavailable
 from node.logs import get_logger
+from node.media.catalogue import had
 from node.media.intake import Intake
 from node.media.pool import Pool, PoolFull, WorkerDied
 from node.media.recipes import RECIPES, ImageRefused, Processed
 from node.service import EVERYBODY, Service
 from node.social import jobs
 from node.social.jobs import DueJob
-from node.social.keys import JobKey
+from node.social.keys import JobDueKey, JobKey
 from node.social.records import JOBS, VariantPair
 from storage.blobs import BlobDamaged, BlobMismatch, BlobMissing, Blobs
 from storage.ids import partition_of
@@ -41,9 +51,13 @@ RELEASE_WITHIN_S: Final = 2.0  # at the node's end, for giving claims back
 LOOK_AGAIN_MS: Final = 1000  # at a partition whose due jobs all run already
 POSTPONED_MS: Final = 1000  # until a job that could not begin is looked at again
 JOB_BYTES: Final = 4 << 20  # with less free disk than this, a worker's death is taken for want of room
+CLAIMS_RELEASED_MAX: Final = 1000  # per partition that this node takes charge of; others run out
+# What costs nothing: the job is looked at again. Not here or now, but not for its own sake.
+POSTPONED: Final = (Overloaded, StorageFull, Unavailable, PoolFull, NotEnoughCopies, BlobUnavailable)
 # What costs a try and nothing more. A worker that was taken over may name wrong hashes; one may not start at
 # all (OSError), for want of memory or descriptors.
 FAILED_TRIES: Final = (WorkerDied, BlobMissing, BlobDamaged, BlobMismatch, OSError)
+_JOB, _JOB_DUE = JobKey.KIND, JobDueKey.KIND  # the third byte of such a key
 MIME: Final = {"webp": "image/webp", "jpeg": "image/jpeg"}
 
 
@@ -63,13 +77,17 @@ class WorkshopStatistics(msgspec.Struct, frozen=True):
 
 
 class Workshop:
-    """One per node; `run` in the node's nursery. `worker` names this boot of the node in claims."""
+    """One per node; `run` in the node's nursery. `worker` names this boot of the node in claims.
+
+    `rows_changed` and `standing_changed` follow the replicas.
+    """
 
     def __init__(
         self,
         service: Service,
         intake: Intake,
         blobs: Blobs,
+        fetching: Fetching,
         pool: Pool,
         folder: Path,
         worker: str,
@@ -78,27 +96,79 @@ class Workshop:
     ) -> None:
         self._tries = tries
         self._service = service
+        self._replicas = service.router.replicas
+        self._leads = self._replicas.leads
+        self._homes: frozenset[int] = frozenset()  # the partitions that may have jobs, once it runs
         self._intake = intake
         self._blobs = blobs
+        self._fetching = fetching
         self._pool = pool
         self._folder = folder  # on the file system of the blobs; emptied at the start
         self._worker = worker
         self._slots = trio.CapacityLimiter(slots)
         self._due: dict[int, int] = {}  # partition → when to look at it, ms
-        self._running: set[int] = set()
+        self._running: dict[int, trio.CancelScope] = {}  # by medium
+        self._led: set[int] = set()
+        self._taken_up: set[int] = set()  # of these, those whose old claims are to be released
+        self.is_alive: Callable[[str], bool] = _nobody_is  # can this other node (its id) be reached?
         self._woken = trio.Event()
         self._finished: dict[int, list[trio.Event]] = {}
         self._done = self._refused = self._failed = 0
 
     def wake(self, media: int) -> None:
-        """A job for this medium was made or is due anew."""
-        self._due[partition_of(media)] = 0
+        """A job for this medium was made or is due anew. The node that leads its partition hears it from the
+        rows, but later: after the commit."""
+        partition = partition_of(media)
+        if partition in self._led:
+            self._look_at(partition, 0)
+
+    def _look_at(self, partition: int, due_ms: int) -> None:
+        self._due[partition] = min(due_ms, self._due.get(partition, due_ms))
         self._woken.set()
+
+    def standing_changed(self, partition: int, _: Standing) -> None:
+        """This node took charge of a partition, or leads it no longer."""
+        if partition not in self._homes or (partition in self._led) == self._leads(partition):
+            return
+        if self._leads(partition):
+            self._led.add(partition)
+            self._taken_up.add(partition)
+            self._look_at(partition, 0)
+            return
+        self._led.discard(partition)
+        self._taken_up.discard(partition)
+        self._due.pop(partition, None)
+        for media, scope in self._running.items():
+            if partition_of(media) == partition:
+                scope.cancel()
+
+    def rows_changed(self, keys: Iterable[bytes]) -> None:
+        """A commit wrote, or removed, these rows."""
+        for key in keys:
+            if key[2] == _JOB_DUE:
+                due = JobDueKey.decode(key)
+                if due.partition in self._led:
+                    self._look_at(due.partition, due.due_ms)
+            elif key[2] == _JOB and self._finished:
+                self._job_changed(JobKey.decode(key).media)
+
+    def _job_changed(self, media: int) -> None:
+        """Where another node does the job, its rows are how one hears that an attempt has ended."""
+        if media not in self._finished or media in self._running:
+            return
+        with self._service.read() as rows:
+            job = JOBS.get(rows, JobKey(media))
+        if job is None or (job.attempt and not job.worker):
+            self._tell_finished(media)
+
+    def _tell_finished(self, media: int) -> None:
+        for event in self._finished.get(media, ()):
+            event.set()
 
     @contextmanager
     def expected(self, media: int) -> Iterator[trio.Event]:
-        """An event that is set when an attempt at this medium's job has ended, here. Ask before `wake`, and
-        look then whether there is a job: it may have ended before."""
+        """An event that is set when an attempt at this medium's job has ended. Ask before `wake`, and look
+        then whether there is a job: it may have ended before."""
         event = trio.Event()
         waiters = self._finished.setdefault(media, [])
         waiters.append(event)
@@ -114,44 +184,53 @@ class Workshop:
 
     # --- the loop --------------------------------------------------------------------------------------
     async def run(self, partitions: Iterable[int]) -> None:
-        """Until cancelled. Claims of this node's earlier boots are given back first: they cost no try."""
+        """Until cancelled."""
         await trio.to_thread.run_sync(_empty, self._folder)
-        await self._release_stale(tuple(partitions))
+        self._homes = frozenset(partitions)
+        for partition in self._homes:
+            self.standing_changed(partition, self._replicas.standing(partition))
         async with trio.open_nursery() as nursery:
             while True:
                 self._woken = trio.Event()
-                for due in self._take_due(await self._looked_at()):
-                    self._running.add(due.media)
-                    nursery.start_soon(self._carry_out, due)
+                looked_at = await self._looked_at()
+                for stale in self._stale():
+                    nursery.start_soon(self._give_back, stale)
+                for due in self._take_due(looked_at):
+                    scope = self._running[due.media] = trio.CancelScope()
+                    nursery.start_soon(self._carry_out, due, scope)
                 next_ms = min(self._due.values(), default=None)
                 wait_s = math.inf if next_ms is None else max(0.05, (next_ms - now_ms()) / 1000)
                 with trio.move_on_after(wait_s):
                     await self._woken.wait()
 
-    async def _release_stale(self, partitions: tuple[int, ...]) -> None:
-        node = self._worker.rpartition("/")[0]
+    def _stale(self) -> list[DueJob]:
+        """Claims, of partitions just taken up, whose workers are gone. They cost no try."""
+        taken_up, self._taken_up = self._taken_up, set()
         stale: list[DueJob] = []
         with self._service.read() as rows:
-            for partition in partitions:
-                next_ms = jobs.next_due_ms(rows, partition)
-                if next_ms is not None:
-                    self._due[partition] = next_ms
-                    claimed = jobs.jobs_due(rows, partition, now_ms() + CLAIM_MS * 2, 1000)
-                    stale += [due for due in claimed if due.job.worker.rpartition("/")[0] == node]
-        for due in stale:
-            if due.job.worker != self._worker:
-                await self._give_back(due)
-                self.wake(due.media)
+            for partition in taken_up:
+                if jobs.next_due_ms(rows, partition) is not None:
+                    until = now_ms() + CLAIM_MS * 2
+                    claimed = jobs.jobs_due(rows, partition, until, CLAIMS_RELEASED_MAX)
+                    stale += [due for due in claimed if self._is_gone(due.job.worker)]
+        return stale
+
+    def _is_gone(self, worker: str) -> bool:
+        node, _, _ = worker.rpartition("/")
+        if not worker or worker == self._worker:
+            return False
+        return node == self._worker.rpartition("/")[0] or not self.is_alive(node)
 
     async def _give_back(self, due: DueJob) -> None:
         """On a full disk a node starts, too: its jobs wait until they can be given back."""
-        while True:
+        while partition_of(due.media) in self._led:
             try:
                 await self._tell(due.media, jobs.ReleaseClaim(due.media, due.job.attempt))
-                return
-            except (Overloaded, StorageFull) as wrong:
+                break
+            except POSTPONED as wrong:
                 log.warning("job_postponed", media=str(due.media), reason=str(wrong))
                 await trio.sleep(POSTPONED_MS / 1000)
+        self.wake(due.media)
 
     async def _looked_at(self) -> list[int]:
         """The partitions whose turn it is, once the rows show what woke us: under load a command is answered
@@ -160,8 +239,8 @@ class Workshop:
         turn = [partition for partition, at in self._due.items() if at <= now]
         for partition in turn:
             del self._due[partition]
-        await self._service.router.visible(*turn)
-        return turn
+        await self._replicas.visible(*turn)
+        return [partition for partition in turn if partition in self._led]
 
     def _take_due(self, partitions: list[int]) -> list[DueJob]:
         """Jobs to begin now; partitions without any are not looked at until they are woken or due."""
@@ -179,26 +258,34 @@ class Workshop:
         return found
 
     # --- one job ---------------------------------------------------------------------------------------
-    async def _carry_out(self, due: DueJob) -> None:
-        media, attempt = due.media, due.job.attempt + 1
+    async def _carry_out(self, due: DueJob, scope: trio.CancelScope) -> None:
+        media = due.media
         due_ms = 0
         try:
-            async with self._slots:
-                command = jobs.Claim(media, attempt, self._worker, now_ms() + CLAIM_MS, self._tries.most)
-                claimed = await self._service.do(partition_of(media), command, jobs.Claimed | None)
-                if claimed.result is not None:
-                    await self._attempt(media, attempt, claimed.result)
+            with scope:
+                async with self._slots:
+                    await self._claim(due)
         except Refused as refusal:  # somebody else was faster, or the medium is gone
             log.debug("job_passed", media=str(media), code=refusal.code)
-        except (Overloaded, StorageFull, PoolFull) as wrong:
+        except POSTPONED as wrong:
             log.warning("job_postponed", media=str(media), reason=str(wrong))
             due_ms = now_ms() + POSTPONED_MS
         finally:
-            self._running.discard(media)
-            self.wake(media)
-            self._due[partition_of(media)] = due_ms
-            for event in self._finished.get(media, ()):
-                event.set()
+            del self._running[media]
+            if partition_of(media) in self._led:
+                self._due[partition_of(media)] = due_ms
+                self._woken.set()
+            self._tell_finished(media)
+
+    async def _claim(self, due: DueJob) -> None:
+        media, job = due.media, due.job
+        if job.worker and job.worker != self._worker:  # it ran out, but not for what the picture is
+            await self._tell(media, jobs.ReleaseClaim(media, job.attempt))
+        attempt = job.attempt + 1
+        command = jobs.Claim(media, attempt, self._worker, now_ms() + CLAIM_MS, self._tries.most)
+        claimed = await self._service.do(partition_of(media), command, jobs.Claimed | None)
+        if claimed.result is not None:
+            await self._attempt(media, attempt, claimed.result)
 
     async def _attempt(self, media: int, attempt: int, claimed: jobs.Claimed) -> None:
         folder = self._folder / f"{media}-{attempt}"
@@ -240,7 +327,8 @@ class Workshop:
 
     async def _process(self, claimed: jobs.Claimed, folder: Path) -> Processed:
         original = folder / "original"
-        await trio.to_thread.run_sync(_lend, self._blobs, claimed.original, original)
+        lent = partial(trio.to_thread.run_sync, _lend, self._blobs, claimed.original, original)
+        await had(self._fetching, claimed.original, lent)
         return await self._pool.process(original, folder / "variants")
 
     async def _store(self, media: int, owner: int, processed: Processed) -> tuple[VariantPair, ...]:
@@ -275,6 +363,11 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
     return first
+
+
+def _nobody_is(_: str) -> bool:
+    """A lone node knows no other that lives."""
+    return False
 
 
 def _lend(blobs: Blobs, digest: bytes, target: Path) -> None:

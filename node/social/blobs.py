@@ -257,6 +257,18 @@ def is_known(rows: Reader, blob_hash: bytes) -> bool:
     return BLOBS.has(rows, BlobKey(blob_partition(blob_hash), blob_hash))
 
 
+def referenced(rows: Reader, partition: int, beyond: bytes, most: int) -> list[tuple[bytes, int]]:
+    """Hash and size of blobs that some medium refers to, in the order of their hashes, after `beyond`."""
+    after = BlobKey(partition, beyond) if beyond else None
+    found: list[tuple[bytes, int]] = []
+    for key, blob in BLOBS.scan(rows, partition, beyond=after):
+        if blob.references:
+            found.append((key.hash, blob.size))
+            if len(found) == most:
+                break
+    return found
+
+
 def collectable(rows: Reader, partition: int, now: int, most: int = SWEPT_AT_ONCE_MAX) -> list[bytes]:
     """Hashes of blobs that `Collect` would take now, longest idle first."""
     found: list[bytes] = []

@@ -47,6 +47,7 @@ async def stored(parts, colour, owner=1):
 async def rounds(parts):
     for partition in range(parts.partitions):
         await parts.collector.round(partition)
+    await parts.collector.remove_collected()
 
 
 def here(parts, digest):

@@ -63,14 +63,14 @@ async def in_pieces(data, *sizes):
 @pytest.mark.parametrize("sizes", [(1000,), (WRITE_BYTES,), (3 * WRITE_BYTES + 1, 7), (7, 2 * WRITE_BYTES)])
 async def test_what_comes_in_any_pieces_is_written_in_order(blobs, folders, sizes):
     data = b"\xff\xd8\xff\xe0" + bytes(n % 251 for n in range(1_000_000)) * 3
-    received = await Intake(Roomy(), blobs).receive(in_pieces(data, *sizes), MUCH)
+    received = await Intake(Roomy(), blobs, None).receive(in_pieces(data, *sizes), MUCH)
     assert (received.hash, received.size) == (blake3(data).digest(), len(data))
     assert received.type.mime == "image/jpeg"
     assert received.staged.path.read_bytes() == data
 
 
 async def test_a_body_of_nothing_is_nothing(blobs):
-    received = await Intake(Roomy(), blobs).receive(in_pieces(b"", 1), MUCH)
+    received = await Intake(Roomy(), blobs, None).receive(in_pieces(b"", 1), MUCH)
     assert (received.size, received.type) == (0, None)
 
 
@@ -81,7 +81,7 @@ async def test_what_the_client_did_wrong_is_told_as_it_was(blobs, folders):
         raise ConnectionResetError("half of it")
 
     with pytest.raises(ConnectionResetError, match="half of it"):
-        await Intake(Roomy(), blobs).receive(cut_short(), MUCH)
+        await Intake(Roomy(), blobs, None).receive(cut_short(), MUCH)
     assert not list(folders[1].iterdir()) and blobs.statistics().staged == 0
 
 
@@ -92,7 +92,7 @@ async def test_too_much_is_refused_while_more_would_come(blobs, folders):
             await trio.lowlevel.checkpoint()
 
     with trio.fail_after(5), pytest.raises(TooLarge):
-        await Intake(Roomy(), blobs).receive(without_end(), 3 * WRITE_BYTES)
+        await Intake(Roomy(), blobs, None).receive(without_end(), 3 * WRITE_BYTES)
     assert not list(folders[1].iterdir())
 
 
@@ -102,7 +102,7 @@ async def test_a_client_that_leaves_leaves_nothing(blobs, folders):
         await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Intake(Roomy(), blobs).receive, waits_for_ever(), MUCH)
+        nursery.start_soon(Intake(Roomy(), blobs, None).receive, waits_for_ever(), MUCH)
         with trio.fail_after(5):
             while not any(path.stat().st_size for path in folders[1].iterdir()):
                 await trio.sleep(0.001)
@@ -120,7 +120,7 @@ async def test_one_piece_is_received_while_one_is_written_and_no_more(folders):
             yield b"x" * WRITE_BYTES
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Intake(Roomy(), blobs).receive, counted(), MUCH)
+        nursery.start_soon(Intake(Roomy(), blobs, None).receive, counted(), MUCH)
         with trio.fail_after(5):
             while taken < 2:
                 await trio.sleep(0.001)
