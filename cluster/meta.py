@@ -188,7 +188,8 @@ def _boot(apply: Apply, command: Boot) -> None:
     node, before = command.node, member(apply, command.node)
     if before is None:
         _check_stranger(apply, node)
-        if cluster(apply) is not None:
+        # A cluster without members was restored from a backup: who starts on its data is the first.
+        if cluster(apply) is not None and members(apply):
             raise Refused("unknown_node", f"node {node.hex()} is no member; it joins with an invitation")
     elif command.boot < before.boot:
         _refuse_copy(node, command.boot, f"but boot {before.boot} was seen")

@@ -272,6 +272,13 @@ def test_a_revoked_node_is_out_for_ever_and_its_keys_at_once(cluster):
     assert cluster.do(Revoke(CAM)) == "unknown_node"
 
 
+def test_a_cluster_that_was_restored_begins_with_who_starts_on_its_data(cluster):
+    MEMBERS.delete(cluster.rows, MemberKey(META_PARTITION, ADA))
+    assert cluster.do(Boot(BOB, 1, address="bob:1")) == "ok"
+    assert cluster.do(Boot(CAM, 1, address="cam:1")) == "unknown_node"
+    assert set(meta_rows.members(cluster.rows)) == {BOB}
+
+
 def test_the_last_member_stays(cluster):
     assert cluster.do(Revoke(ADA)) == "conflict"
     assert set(meta_rows.members(cluster.rows)) == {ADA}
