@@ -12,6 +12,7 @@ import click
 COMMANDS: Final[dict[str, tuple[str, str]]] = {  # name → (module:attribute, the line in --help)
     # for operators
     "node": ("cli.node:node", "Run a node and look after it."),
+    "cluster": ("cli.cluster:cluster", "Nodes that hold the same data, and survive each other."),
     "config": ("cli.config:config", "Show and check settings."),
     "keys": ("cli.keys:keys", "The keys that sign access tokens."),
     "backup": ("cli.backup:backup", "Create, verify and restore backups."),

@@ -30,27 +30,40 @@ def _address(
 @data_option
 @click.option("--http", "http", metavar="HOST:PORT", callback=_address, help="The public listener.")
 @click.option("--admin", "admin_at", metavar="HOST:PORT", callback=_address, help="The admin listener.")
+@click.option("--cluster", "peers", metavar="HOST:PORT", callback=_address, help="The listener for peers.")
+@click.option(
+    "--zone", metavar="NAME", help="What fails together with this node; nodes are spread over zones."
+)
+@click.option("--join", "token", metavar="TOKEN", help="Join a cluster, with what its `invite` printed.")
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file of settings.")
 @click.option("--set", "flags", metavar="KEY=VALUE", multiple=True, help="One setting; may be repeated.")
 def run(
     data: Path,
     http: tuple[str, str] | None,
     admin_at: tuple[str, str] | None,
+    peers: tuple[str, str] | None,
+    zone: str | None,
+    token: str | None,
     config: Path | None,
     flags: tuple[str, ...],
 ) -> None:
     """Run a node on a data directory until SIGINT or SIGTERM.
+
+    With --join, a new directory becomes that of a member of a cluster; once begun, it goes on without the
+    token, too. A node of a cluster listens to the others on --cluster.
 
     Settings come from --set, then HELIOGRAPH_SECTION_KEY in the environment, then --config, then defaults;
     `heliograph config show` lists them.
     """
     from cli.running import run_until_signal
 
-    named = [("http", http), ("admin", admin_at)]
+    named = [("http", http), ("admin", admin_at), ("cluster", peers)]
     addresses = [
         flag for section, at in named if at for flag in (f"{section}.host={at[0]}", f"{section}.port={at[1]}")
     ]
-    code = run_until_signal(data, [*flags, *addresses], config)
+    if zone is not None:
+        addresses.append(f"cluster.zone={zone}")
+    code = run_until_signal(data, [*flags, *addresses], config, token)
     raise SystemExit(code)
 
 

@@ -17,10 +17,11 @@ import msgspec
 import trio
 
 from cli.client import DATA
-from cli.output import FAILED, USAGE, called
+from cli.output import DENIED, FAILED, USAGE, called
 from cluster.commands import Refused
 from node.app import Addresses, run_node
 from node.http.server import CannotListen
+from node.joining import CannotJoin, Expelled
 from node.logs import get_logger, set_up
 from node.settings import Settings, SettingsError, load
 from storage.blobs import BlobsFailed
@@ -36,11 +37,11 @@ WORLD: Final = (
     *(DirectoryInUse, DirectoryForeign, DirectoryTooNew, DirectoryDamaged),
     *(JournalDamaged, JournalFailed, JournalFull, RecordDamaged, RecordTooNew, BlobsFailed),
     *(ShardFull, *UNREADABLE),
-    *(Refused, SettingsError, ssl.SSLError, CannotListen),
+    *(Refused, SettingsError, ssl.SSLError, CannotListen, CannotJoin, Expelled),
 )
 
 
-def run_until_signal(data: Path, flags: Sequence[str], config: Path | None) -> int:
+def run_until_signal(data: Path, flags: Sequence[str], config: Path | None, token: str | None = None) -> int:
     """Run the node; the exit code."""
     try:
         settings = load(flags=flags, config=config)
@@ -53,19 +54,19 @@ def run_until_signal(data: Path, flags: Sequence[str], config: Path | None) -> i
             settings, logs=msgspec.structs.replace(settings.logs, format="console")
         )
     set_up(form=settings.logs.format, level=settings.logs.level)
-    return trio.run(_run, data, settings)
+    return trio.run(_run, data, settings, token)
 
 
-async def _run(data: Path, settings: Settings) -> int:
+async def _run(data: Path, settings: Settings, token: str | None) -> int:
     serving = trio.Event()
     try:
-        await _run_node(data, settings, serving)
+        await _run_node(data, settings, token, serving)
     except Exception as error:  # noqa: BLE001  # the outermost frame: every end is told
         return _tell(error, data, settings, serving.is_set())
     return 0
 
 
-async def _run_node(data: Path, settings: Settings, serving: trio.Event) -> None:
+async def _run_node(data: Path, settings: Settings, token: str | None, serving: trio.Event) -> None:
     stop = trio.Event()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
@@ -78,7 +79,7 @@ async def _run_node(data: Path, settings: Settings, serving: trio.Event) -> None
                     stop.set()
 
             async def ended() -> None:
-                await run_node(data, settings, stop, task_status=started)
+                await run_node(data, settings, stop, token, task_status=started)
                 nursery.cancel_scope.cancel()
 
             started = _Started(data, settings, serving)
@@ -138,7 +139,7 @@ def _tell(error: BaseException, data: Path, settings: Settings, serving: bool) -
             log.error("the node cannot run", reason=word, data=str(data))
             if settings.logs.format == "json":
                 click.echo(f"Error: {word}", err=True)
-        return FAILED
+        return DENIED if any(isinstance(cause, Expelled) for cause in causes) else FAILED
     log.critical("the node stopped: a bug, or a shard that could not go on", exc_info=error)
     return FAILED
 

@@ -114,6 +114,7 @@ class Partition:
     def __init__(self, number: int, machine: StateMachine, head: Head | None = None) -> None:
         self.number = number
         self.head = head or Head()
+        self.digested: tuple[int, bytes] | None = None  # index and result of the last Digest
         self._machine = machine
 
     @classmethod
@@ -167,7 +168,8 @@ class Partition:
             case commands.ForgetRemembered():
                 memory.forget_old(rows, self.number, command.now)
             case commands.Digest():
-                return self._applied(index, Accepted(self.digest(rows)))
+                self.digested = index, self.digest(rows)
+                return self._applied(index, Accepted(self.digested[1]))
             case commands.RetryDeadLetter():
                 return self._retry(rows, index, command)
             case commands.DropDeadLetter():

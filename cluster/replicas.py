@@ -206,6 +206,21 @@ class Replicas:
         """Hand the lead to another voter. Raises NotLeader, ChangeRefused."""
         await self._ask(lambda groups, _: groups.transfer(partition, target))
 
+    async def install(self, sender: bytes, install: Install, spool: Any) -> None:
+        """Give a snapshot's Install to the core of its group; returns when the state in `spool` has taken the
+        place of the partition's (`pieces` puts it there), or is not needed. Raises Stopped."""
+        installed = trio.Event()
+        self._journal_writer.install(sender, install, spool, installed.set)
+        await self._waiting.until(installed)
+
+    def snapshot_sent(self, partition: int, node: bytes, index: int) -> None:
+        """The state up to `index` that a core needed for `node` is installed there."""
+        self._journal_writer.snapshot_sent(partition, node, index)
+
+    def snapshot_failed(self, partition: int, node: bytes) -> None:
+        """It is not; the core may ask again."""
+        self._journal_writer.snapshot_failed(partition, node)
+
     async def group_statistics(self, partitions: Iterable[int]) -> dict[int, RaftStatistics]:
         """What the cores say of themselves."""
         wanted = tuple(partitions)

@@ -17,21 +17,24 @@ from typing import Final
 import msgspec
 import trio
 
-from cluster.commands import Refused
 from cluster.fetching import Fetching
 from cluster.keys import META_PARTITION
-from cluster.meta import Boot, MetaMachine, PublishKeys
-from cluster.meta import encode as encode_meta
+from cluster.meta import MetaMachine
 from cluster.meta_rows import PublicKey, public_keys
 from cluster.partition import StateMachine
 from cluster.placement import Placement
 from cluster.repair import Repair
 from cluster.replicas import Replicas, now_ms
+from cluster.reports import Report
 from cluster.router import Router
 from cluster.scrub import Scrub
 from cluster.shard_writer import WriterSettings
+from node import joining
+from node.cluster import Cluster, Listening, listen
+from node.conduct import Conduct
 from node.feeds.reader import Feeds
 from node.feeds.rendering import Renderer
+from node.filling import Filling
 from node.http.admin import make_admin
 from node.http.api import make_api
 from node.http.cursors import Cursors
@@ -46,6 +49,7 @@ from node.media.collection import Collector
 from node.media.intake import Intake
 from node.media.pool import Pool, PoolSettings, open_pool
 from node.media.workshop import Tries, Workshop
+from node.operations import REPAIR, SCRUB, Operations
 from node.parts import Parts, now_s
 from node.passwords import Passwords
 from node.room import RoomWatch
@@ -79,17 +83,19 @@ async def run_node(
     data: Path,
     settings: Settings,
     stop: trio.Event,
+    token: str | None = None,
     *,
     task_status: trio.TaskStatus[Addresses] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a node on `data` until `stop`. Reports its addresses when it serves.
+    """Run a node on `data` until `stop`; with a `token`, one that joins a cluster. Reports its addresses when
+    it serves.
 
-    Raises storage.directory.DirectoryInUse and its siblings, storage.journal.JournalDamaged, OSError where it
-    cannot listen, and whatever stops a shard.
+    Raises storage.directory.DirectoryInUse and its siblings, storage.journal.JournalDamaged, CannotListen,
+    node.joining.CannotJoin and Expelled, and whatever stops a shard.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)
-    with DataDirectory.open(data, now=now_s(), shard_count=settings.storage.shards) as directory:
+    with await _directory(data, settings, token) as directory:
         async with open_parts(directory, settings, stop) as parts:
             public = Server(make_api(parts), settings.http)
             admin_settings = msgspec.structs.replace(
@@ -123,18 +129,34 @@ async def run_node(
         log.info("stopped")
 
 
+async def _directory(data: Path, settings: Settings, token: str | None) -> DataDirectory:
+    if token is not None and (begun := await joining.begin(data, token, settings, now_s())) is not None:
+        return begun
+    return DataDirectory.open(data, now=now_s(), shard_count=settings.storage.shards)
+
+
 @asynccontextmanager
 async def open_parts(directory: DataDirectory, settings: Settings, stop: trio.Event) -> AsyncIterator[Parts]:
-    """A running node without listeners: for `run_node`, for tests and for what works in process."""
-    replicas, stores = await trio.to_thread.run_sync(_open_replicas, directory, settings)
+    """A running node without listeners for clients: for `run_node`, for tests and for what works in process.
+    One that belongs to a cluster listens to its peers; one that is still joining is admitted first."""
+    listening = await listen(settings.cluster) if joining.is_pledged(directory) else None
+    if listening is not None:
+        secret = directory.keys / CLUSTER_SECRET
+        await joining.admitted(directory, listening.address, settings.cluster, secret)
+    replicas, shards, stores = await trio.to_thread.run_sync(_open_replicas, directory, settings)
     with stores:  # closed last, when no task and no thread is left that reads or writes
-        async with _running_parts(directory, settings, stop, replicas) as parts:
+        async with _running_parts(directory, settings, stop, replicas, shards, listening) as parts:
             yield parts
 
 
 @asynccontextmanager
 async def _running_parts(
-    directory: DataDirectory, settings: Settings, stop: trio.Event, replicas: Replicas
+    directory: DataDirectory,
+    settings: Settings,
+    stop: trio.Event,
+    replicas: Replicas,
+    shards: list[Shard],
+    listening: Listening | None,
 ) -> AsyncIterator[Parts]:
     async with trio.open_nursery() as outer:
         await outer.start(replicas.run)
@@ -145,8 +167,13 @@ async def _running_parts(
         await trio.to_thread.run_sync(room.look)
         router = Router(replicas, room.full)
         async with open_pool(_pool_settings(settings)) as pool, trio.open_nursery() as tasks:
-            parts = _make_parts(directory, settings, replicas, Service(router), blobs, pool, room, stop)
-            await _join_meta(parts)
+            parts = _make_parts(
+                directory, settings, replicas, shards, Service(router), blobs, pool, room, stop, listening
+            )
+            await tasks.start(parts.filling.run)
+            await tasks.start(parts.operations.run)
+            await tasks.start(parts.cluster.run)
+            tasks.start_soon(parts.conduct.run)
             homes = range(parts.partitions)
             tasks.start_soon(room.run)
             tasks.start_soon(_end_with_blobs, blobs)
@@ -162,14 +189,16 @@ async def _running_parts(
         outer.cancel_scope.cancel()
 
 
-def _open_replicas(directory: DataDirectory, settings: Settings) -> tuple[Replicas, ExitStack]:
-    """The groups of this node, and what closes their journal (with a last mark) and shards."""
+def _open_replicas(directory: DataDirectory, settings: Settings) -> tuple[Replicas, list[Shard], ExitStack]:
+    """The groups of this node, its shards, and what closes them and the journal (with a last mark)."""
     with ExitStack() as opened:
-        replicas = _recovered(directory, settings, opened)
-        return replicas, opened.pop_all()
+        replicas, shards = _recovered(directory, settings, opened)
+        return replicas, shards, opened.pop_all()
 
 
-def _recovered(directory: DataDirectory, settings: Settings, opened: ExitStack) -> Replicas:
+def _recovered(
+    directory: DataDirectory, settings: Settings, opened: ExitStack
+) -> tuple[Replicas, list[Shard]]:
     machine = social_machine()
     machines: dict[int, StateMachine] = dict.fromkeys(range(directory.identity.partition_count), machine)
     machines[META_PARTITION] = MetaMachine()
@@ -182,21 +211,31 @@ def _recovered(directory: DataDirectory, settings: Settings, opened: ExitStack) 
     journal = opened.enter_context(
         closing(Journal.open(directory.journal, segment_bytes=settings.storage.segment_bytes))
     )
-    replicas = Replicas(journal, shards, machines, writer, me=directory.node_id, boot=directory.boots)
+    replicas = Replicas(
+        journal,
+        shards,
+        machines,
+        writer,
+        me=directory.node_id,
+        boot=directory.boots,
+        founder=joining.is_founder(directory),
+    )
     entries = replicas.recover()
     log.info("recovered", entries=entries, boot=directory.boots)
-    return replicas
+    return replicas, shards
 
 
 def _make_parts(
     directory: DataDirectory,
     settings: Settings,
     replicas: Replicas,
+    shards: list[Shard],
     service: Service,
     blobs: Blobs,
     pool: Pool,
     room: RoomWatch,
     stop: trio.Event,
+    listening: Listening | None,
 ) -> Parts:
     secret = load_secret(directory.keys / CLUSTER_SECRET)
     identity = directory.identity
@@ -224,6 +263,33 @@ def _make_parts(
     replicas.on_rows(collector.rows_changed)
     replicas.on_standing(workshop.standing_changed)
     replicas.on_installed(lambda _: repair.hurry())
+    scrub = Scrub(blobs, fetching, now_ms, secrets.token_bytes(DIGEST_BYTES))
+    keyring = Keyring(
+        directory.keys / "tokens",
+        node_id=identity.node_id,
+        token_s=settings.accounts.access_token_s,
+        cache_entries=settings.accounts.token_cache_entries,
+        now=now_s(),
+        others=partial(_public_keys, service),
+    )
+    router = service.router
+    conduct = Conduct(directory.node_id, replicas, service.read, identity.partition_count)
+    filling = Filling(directory.node_id, replicas, shards, directory.staging)
+    orders = {REPAIR: repair.now, SCRUB: scrub.now}
+    operations = Operations(directory, replicas, router, conduct, partial(_said, room, blobs, repair), orders)
+    replicas.carry = router.deliver
+    attached = (router.join, fetching.attach, placement.attach, filling.attach, operations.attach)
+    cluster = Cluster(
+        directory,
+        settings.cluster,
+        replicas,
+        router,
+        secret,
+        (*attached, conduct.attach),
+        keyring.public_keys,
+        listening,
+    )
+    cluster.on_members(conduct.hurry)
     return Parts(
         settings=settings,
         directory=directory,
@@ -233,7 +299,11 @@ def _make_parts(
         fetching=fetching,
         placement=placement,
         repair=repair,
-        scrub=Scrub(blobs, fetching, now_ms, secrets.token_bytes(DIGEST_BYTES)),
+        scrub=scrub,
+        cluster=cluster,
+        conduct=conduct,
+        filling=filling,
+        operations=operations,
         intake=intake,
         pool=pool,
         workshop=workshop,
@@ -241,14 +311,7 @@ def _make_parts(
         room=room,
         feeds=feeds,
         passwords=Passwords(settings.accounts),
-        keyring=Keyring(
-            directory.keys / "tokens",
-            node_id=identity.node_id,
-            token_s=settings.accounts.access_token_s,
-            cache_entries=settings.accounts.token_cache_entries,
-            now=now_s(),
-            others=partial(_public_keys, service),
-        ),
+        keyring=keyring,
         signer=signer,
         cursors=Cursors(derive(secret, "cursors")),
         limits=Limits(settings.limits),
@@ -262,28 +325,21 @@ def _make_parts(
     )
 
 
+def _said(room: RoomWatch, blobs: Blobs, repair: Repair, report: Report) -> Report:
+    """What the parts of this node have to add to what it says of itself."""
+    return msgspec.structs.replace(
+        report,
+        full=getattr(room.verdict, "reason", ""),
+        disk_free_bytes=room.disk.free_bytes,
+        used_bytes=room.used_bytes,
+        blobs_wanted=repair.statistics().last_missing,
+        blobs_damaged=blobs.statistics().damaged,
+    )
+
+
 def _public_keys(service: Service) -> dict[str, PublicKey]:
     with service.read() as rows:
         return public_keys(rows)
-
-
-async def _join_meta(parts: Parts) -> None:
-    """Register this start with the meta group: a restored copy is refused here (law 5)."""
-    directory = parts.directory
-    router = parts.service.router
-    boot = Boot(directory.node_id, directory.boots)
-    try:
-        await router.execute(META_PARTITION, encode_meta(boot), grows=False)
-    except Refused:
-        directory.take_back_boot()
-        raise
-    await publish_keys(parts)
-
-
-async def publish_keys(parts: Parts) -> None:
-    """Tell the meta group which public keys this node's tokens are checked with."""
-    keys = PublishKeys(parts.directory.node_id, parts.keyring.public_keys())
-    await parts.service.router.execute(META_PARTITION, encode_meta(keys), grows=False)
 
 
 async def _count(blobs: Blobs) -> None:

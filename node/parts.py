@@ -11,7 +11,10 @@ from cluster.placement import Placement
 from cluster.repair import Repair
 from cluster.replicas import Replicas
 from cluster.scrub import Scrub
+from node.cluster import Cluster
+from node.conduct import Conduct
 from node.feeds.reader import Feeds
+from node.filling import Filling
 from node.http.cursors import Cursors
 from node.http.limits import Limits, Proxies
 from node.http.metrics import Metrics
@@ -20,6 +23,7 @@ from node.media.collection import Collector
 from node.media.intake import Intake
 from node.media.pool import Pool
 from node.media.workshop import Workshop
+from node.operations import Operations
 from node.passwords import Passwords
 from node.room import RoomWatch
 from node.service import Service
@@ -41,6 +45,10 @@ class Parts:
     placement: Placement  # … and to them
     repair: Repair
     scrub: Scrub
+    cluster: Cluster
+    conduct: Conduct
+    filling: Filling
+    operations: Operations
     intake: Intake
     pool: Pool
     workshop: Workshop

@@ -88,6 +88,24 @@ class Admin(Struct, frozen=True, forbid_unknown_fields=True):
     port: Annotated[Port, _note("TCP port; 0 takes a free one")] = 8001
 
 
+class Cluster(Struct, frozen=True, forbid_unknown_fields=True):
+    """The peer listener: what the other nodes of a cluster reach. A node without a cluster opens none."""
+
+    host: Annotated[str, _note("address on which other nodes are listened to")] = "127.0.0.1"
+    port: Annotated[Port, _note("TCP port of the peer listener; 0 takes a free one at each start")] = 8002
+    advertise: Annotated[
+        str, _note("HOST:PORT at which other nodes reach this one; empty: host and port as they are")
+    ] = ""
+    zone: Annotated[
+        str,
+        _note("what fails together with this node, as a room or a power line; voters are spread over zones"),
+    ] = ""
+    weight: Annotated[
+        int,
+        _note("this node's share of voters and leaders, compared with the others' weights", ge=1, le=10_000),
+    ] = 100
+
+
 class Storage(Struct, frozen=True, forbid_unknown_fields=True):
     """The data directory."""
 
@@ -199,6 +217,7 @@ class Settings(Struct, frozen=True):
 
     http: Http = Http()
     admin: Admin = Admin()
+    cluster: Cluster = Cluster()
     storage: Storage = Storage()
     media: Media = Media()
     feed: Feed = Feed()
@@ -356,6 +375,14 @@ def _check_together(settings: Settings) -> None:
     if shards & (shards - 1):
         source = settings.sources.get("storage.shards", "default")
         raise SettingsError(f"storage.shards: {shards} (from {source}) is no power of two like 2, 4 or 8")
+    advertise = settings.cluster.advertise
+    if advertise:
+        host, colon, port = advertise.rpartition(":")
+        if not (host and colon and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+            source = settings.sources.get("cluster.advertise", "default")
+            raise SettingsError(
+                f"cluster.advertise: {advertise!r} (from {source}) is no HOST:PORT like photos-1.example:8002"
+            )
     _check_networks(settings)
 
 

@@ -15,7 +15,7 @@ from quart import Response, g, request
 from cluster.meta import KEYS_PER_MEMBER_MAX
 from cluster.replicas import Stopped
 from node.backup import BackupError, BackupLine, Failed, Made, create
-from node.http import admin_accounts, admin_letters, api
+from node.http import admin_accounts, admin_cluster, admin_letters, api
 from node.http.admin_routes import AdminRoutes, Guard, operator
 from node.http.application import Application, make_application
 from node.http.bodies import read_json
@@ -88,6 +88,7 @@ def shared_routes(parts: Parts, guard: Guard) -> list[Routes]:
         status_routes(parts, guard),
         admin_accounts.make_routes(parts, guard),
         admin_letters.make_routes(parts, guard),
+        admin_cluster.make_routes(parts, guard),
     ]
 
 
@@ -143,14 +144,12 @@ def status_routes(parts: Parts, guard: Guard) -> AdminRoutes:
         answers={200: Rotated}, problems=("conflict",),
     )  # fmt: skip
     async def rotate() -> Response:
-        from node.app import publish_keys  # the composition root, which imports this module
-
         parts.keyring.forget_dead(now_s())
         if len(parts.keyring.public_keys()) >= KEYS_PER_MEMBER_MAX:
             detail = f"tokens of {KEYS_PER_MEMBER_MAX} keys may still live: wait for the end of some"
             raise Problem("conflict", detail)
         kid = parts.keyring.rotate(now_s())
-        await publish_keys(parts)
+        await parts.cluster.publish_keys()
         return render(Rotated(kid, len(parts.keyring.public_keys())))
 
     return routes

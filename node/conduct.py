@@ -1,0 +1,223 @@
+"""A leader's conduct towards its groups: brings their members to what the layout wants, hands leads over.
+
+Each node does this for the groups that it leads, one step of each group at a time (`cluster.reconcile` says
+which), until nothing is left to do; then it costs nothing until members, links or leads change. A node whose
+clock is off gives its leads away, and nobody gives it any (law 4).
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from cluster import meta_rows
+from cluster.clocks import Clocks
+from cluster.layout import Layout, layout_of
+from cluster.peers.messages import decode_frame
+from cluster.raft_effects import ChangeRefused, NotLeader, Overfull, Standing
+from cluster.raft_messages import Configuration
+from cluster.reconcile import Step, Transfer, next_step
+from cluster.replicas import Overloaded, Replicas, now_ms
+from node.logs import get_logger
+from storage.shard import Snapshot
+
+log = get_logger("cluster")
+
+LOOK_EVERY_S: Final = 2.0  # though nothing was heard: replicas become level without a word
+STEP_EVERY_S: Final = 0.1  # while there is something to do
+STEPS_AT_ONCE: Final = 32  # groups, in one go
+CLOCK_EVERY_S: Final = 1.0
+MS: Final = 1000
+
+
+class Conduct:
+    """One per node. `run` in its nursery; `attach` when there are others."""
+
+    def __init__(self, me: bytes, replicas: Replicas, read: Callable[[], Snapshot], partitions: int) -> None:
+        self.changing = 0  # groups led here whose members or leader are not yet those of the layout
+        self.clock_off_ms = 0  # this clock, ahead of the median of all
+        self._me = me
+        self._replicas = replicas
+        self._read = read
+        self._partitions = partitions  # without the meta group
+        self._links: Any = None
+        self._layout: Layout | None = None
+        self._kept: dict[int, float] = {}  # partition → until when it stays here, whoever is to lead it
+        self._clocks = Clocks()
+        self._clock_is_off = False
+        self._wake = trio.Event()
+        replicas.on_standing(self._stood)
+
+    # --- what it hears ---------------------------------------------------------------------------------
+    def attach(self, links: Any) -> None:
+        """This node has peers, from now on; after the replicas have taken `on_raft` and `on_connected`."""
+        self._links = links
+        take, connected = links.on_raft, links.on_connected
+
+        def on_raft(node: bytes, frame: bytes) -> None:
+            take(node, frame)
+            if self._clocks.wants(node, _ticks()):
+                self._sample(node, frame)
+
+        def on_connected(node: bytes, is_connected: bool) -> None:
+            connected(node, is_connected)
+            self.hurry()
+
+        links.on_raft, links.on_connected = on_raft, on_connected
+
+    def hurry(self) -> None:
+        """Members, links or leads have changed."""
+        self._wake.set()
+
+    def _stood(self, _partition: int, _standing: Standing) -> None:
+        self.hurry()
+
+    def keep(self, partitions: Iterable[int], seconds: float) -> None:
+        """An operator wants this node to lead these for a while."""
+        until = trio.current_time() + seconds
+        self._kept.update(dict.fromkeys(partitions, until))
+        self.hurry()
+
+    def let_go(self, partitions: Iterable[int]) -> None:
+        for number in partitions:
+            self._kept.pop(number, None)
+
+    # --- what it does ----------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_clock)
+            while True:
+                self._wake = trio.Event()
+                stepped = await self._round() if self._links is not None else 0
+                with trio.move_on_after(LOOK_EVERY_S):
+                    if stepped:
+                        await trio.sleep(STEP_EVERY_S)
+                    else:
+                        await self._wake.wait()
+
+    async def _round(self) -> int:
+        """One step of each group that needs one; how many there were."""
+        with self._read() as rows:
+            layout = self._current(rows)
+            members = tuple(meta_rows.members(rows))
+        if layout is None:
+            layout = await self._laid_out()
+        replicas = self._replicas
+        unsettled = {
+            number: replicas.configuration(number)
+            for number in replicas.partitions
+            if number in layout.placements and replicas.leads(number)
+        }
+        unsettled = {
+            number: configuration
+            for number, configuration in unsettled.items()
+            if not self._is_settled(number, configuration, layout, members)
+        }
+        self.changing = len(unsettled)
+        if not unsettled:
+            return 0
+        alive = {self._me, *(node for node in members if self._links.connected(node))}
+        groups = await replicas.group_statistics(unsettled)
+        steps: list[tuple[int, Step]] = []
+        for number, configuration in unsettled.items():
+            step = next_step(
+                configuration,
+                self._wanted(number, layout),
+                members,
+                groups[number],
+                self._me,
+                alive,
+                self._unfit(),
+            )
+            if step is not None:
+                steps.append((number, step))
+        await self._take(steps)
+        return len(steps)
+
+    def _current(self, rows: Snapshot) -> Layout | None:
+        """The layout, if it is still that of the rows."""
+        layout = self._layout
+        return layout if layout is not None and layout.version == meta_rows.layout_version(rows) else None
+
+    async def _laid_out(self) -> Layout:
+        """Working it out takes tens of milliseconds: in a thread."""
+        with self._read() as rows:
+            placed, factor = meta_rows.placed(rows), meta_rows.replication_factor(rows)
+            version = meta_rows.layout_version(rows)
+        self._layout = await trio.to_thread.run_sync(layout_of, version, placed, factor, self._partitions)
+        return self._layout
+
+    def _is_settled(
+        self, number: int, configuration: Configuration, layout: Layout, members: tuple[bytes, ...]
+    ) -> bool:
+        wanted = layout.of(number).voters
+        if set(configuration.members) != set(members):
+            return False
+        if len(members) == 2:  # which of two votes is not changed without need
+            return len(configuration.voters) == 1 and not self._clock_is_off
+        if set(configuration.voters) != set(wanted):
+            return False
+        return self._me == wanted[0] or number in self._kept
+
+    def _wanted(self, number: int, layout: Layout) -> tuple[bytes, ...]:
+        """The voters, the one that is to lead first."""
+        voters = layout.of(number).voters
+        if self._kept.get(number, 0) < trio.current_time():
+            self._kept.pop(number, None)
+            return voters
+        if self._me not in voters:
+            return voters
+        return (self._me, *(node for node in voters if node != self._me))
+
+    def _unfit(self) -> tuple[bytes, ...]:
+        off = self._clocks.peers_off(_ticks())
+        return (self._me, *off) if self._clock_is_off else off
+
+    async def _take(self, steps: list[tuple[int, Step]]) -> None:
+        limiter = trio.CapacityLimiter(STEPS_AT_ONCE)
+
+        async def one(number: int, step: Step) -> None:
+            async with limiter:
+                await self._step(number, step)
+
+        async with trio.open_nursery() as nursery:
+            for number, step in steps:
+                nursery.start_soon(one, number, step)
+
+    async def _step(self, number: int, step: Step) -> None:
+        try:
+            if isinstance(step, Transfer):
+                await self._replicas.transfer(number, step.target)
+            else:
+                await self._replicas.change(number, step)
+        except (NotLeader, ChangeRefused, Overfull, Overloaded) as wrong:
+            log.debug("step_not_taken", partition=number, step=str(step), reason=str(wrong))
+        else:
+            log.debug("step", partition=number, step=type(step).__name__)
+
+    # --- clocks ----------------------------------------------------------------------------------------
+    def _sample(self, node: bytes, frame: bytes) -> None:
+        try:
+            sent = decode_frame(frame).sent_ms
+        except msgspec.DecodeError:
+            return  # the replicas count it
+        self._clocks.heard(node, sent, now_ms(), _ticks())
+
+    async def _watch_clock(self) -> None:
+        while True:
+            await trio.sleep(CLOCK_EVERY_S)
+            self.clock_off_ms = self._clocks.off_ms(_ticks())
+            is_off = self._clocks.is_off(_ticks())
+            if is_off != self._clock_is_off:
+                self._clock_is_off = is_off
+                self.hurry()
+                if is_off:
+                    log.error("clock_off", off_ms=self.clock_off_ms, hands_over="its leaderships")
+                else:
+                    log.info("clock_even", off_ms=self.clock_off_ms)
+
+
+def _ticks() -> int:
+    return int(trio.current_time() * MS)
