@@ -168,6 +168,7 @@ class Peer:
         finally:
             self.link = None
             self._let_go(link)
+            await self._pool.aclose()  # what is kept there has most likely ended too
         self._last_error = ended.detail
         log.info("link lost", peer=self.node.hex(), code=ended.code, detail=ended.detail)
         return trio.current_time() - since

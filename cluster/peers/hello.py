@@ -74,14 +74,21 @@ _decode_refusal = msgspec.msgpack.Decoder(Refusal).decode
 
 def decode_hello(data: bytes) -> Hello:
     """Raises msgspec.DecodeError: the peer's fault."""
-    hello: Hello = _decode_hello(data)
+    hello: Hello = _decoded(_decode_hello, data)
     return hello
 
 
 def decode_refusal(data: bytes) -> Refusal:
     """Raises msgspec.DecodeError. Cut to what a log line can carry."""
-    refusal: Refusal = _decode_refusal(data)
+    refusal: Refusal = _decoded(_decode_refusal, data)
     return Refusal(refusal.code[:DETAIL_CHARS_MAX], refusal.detail[:DETAIL_CHARS_MAX])
+
+
+def _decoded(decode: Callable[[bytes], Any], data: bytes) -> Any:
+    try:
+        return decode(data)
+    except UnicodeDecodeError as error:  # msgspec lets it pass as it is
+        raise msgspec.DecodeError(str(error)) from None
 
 
 def parse_name(uri: str) -> Name | None:

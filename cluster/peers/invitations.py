@@ -70,7 +70,7 @@ def read(text: str) -> Invitation:
         raise BadInvitation("the invitation is mistyped or not whole: its check does not fit")
     try:
         invitation: Invitation = _decode(fields)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise BadInvitation("the invitation is damaged") from None
     if (wrong := _wrong(invitation)) is not None:
         raise BadInvitation(f"the invitation is damaged: {wrong}")

@@ -6,6 +6,7 @@ does not know a tag answers `Failed("unknown", …)`. Node ids have 16 bytes, ha
 message: the link has authenticated it.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -217,15 +218,22 @@ _decode_frame = msgspec.msgpack.Decoder(RaftFrame).decode
 
 def decode_request(data: bytes | memoryview) -> Any:
     """Raises msgspec.DecodeError: the peer's fault, or a tag of a newer version."""
-    return _decode_request(data)
+    return _decoded(_decode_request, data)
 
 
 def decode_response(data: bytes | memoryview) -> Any:
     """Raises msgspec.DecodeError."""
-    return _decode_response(data)
+    return _decoded(_decode_response, data)
 
 
 def decode_frame(data: bytes | memoryview) -> RaftFrame:
     """Raises msgspec.DecodeError. The messages in it are decoded by `cluster.raft_messages.decode`."""
-    frame: RaftFrame = _decode_frame(data)
+    frame: RaftFrame = _decoded(_decode_frame, data)
     return frame
+
+
+def _decoded(decode: Callable[[bytes | memoryview], Any], data: bytes | memoryview) -> Any:
+    try:
+        return decode(data)
+    except UnicodeDecodeError as error:  # msgspec lets it pass as it is
+        raise msgspec.DecodeError(str(error)) from None

@@ -24,8 +24,8 @@ from cluster.peers.messages import Describe, Failed, Join
 from cluster.peers.refusals import Refusals, log
 from cluster.peers.strangers import Strangers
 
-HANDSHAKES_MAX: Final = 64  # under way: each holds a socket, 40 KB and up to 10 s
-HANDSHAKES_OF_ADDRESS_MAX: Final = 16
+HANDSHAKES_MAX: Final = 128  # under way: each holds a socket, 40 KB and up to 10 s
+HANDSHAKES_OF_ADDRESS_MAX: Final = 32  # seven nodes on one machine may all come at once
 STRANGERS_MAX: Final = 8  # links without a certificate at once
 STRANGER_REQUESTS_MAX: Final = 4  # of one such link
 STRANGER_S: Final = 30.0  # and how long it may last: a Join waits for a majority of the meta group

@@ -1,6 +1,6 @@
-"""`make fuzz`: broken images through the workers, odd requests through the API.
+"""`make fuzz`: broken images through the workers, odd requests through the API, lies over links.
 
-    python -m tests.fuzz [--seconds N] [--seed N] [images] [http]
+    python -m tests.fuzz [--seconds N] [--seed N] [images] [http] [frames] [handshakes]
 
 Without a seed each run tries something else; it is printed, so that a finding can be made again. Exit code 1
 where something was found.
@@ -9,9 +9,14 @@ where something was found.
 import argparse
 import secrets
 
-from tests.fuzz import http, images
+from tests.fuzz import frames, handshakes, http, images
 
-FUZZERS = {"images": images.main, "http": http.main}
+FUZZERS = {
+    "images": images.main,
+    "http": http.main,
+    "frames": frames.main,
+    "handshakes": handshakes.main,
+}
 SECONDS = 60.0  # each
 
 
