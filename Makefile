@@ -35,7 +35,7 @@ bench: $(STAMP)  ## the speed table, against Redis, PostgreSQL and nginx where t
 		|| echo 'without psycopg: what is compared with PostgreSQL is left out'
 	$(BIN)/python -m bench $(BENCH)
 
-fuzz: $(STAMP)  ## images and the HTTP surface
+fuzz: $(STAMP)  ## images, the HTTP surface, and links between nodes
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz
 
