@@ -12,8 +12,8 @@ import msgspec
 import trio
 
 from cluster import meta_rows
-from cluster.clocks import Clocks
 from cluster.layout import Layout, layout_of
+from cluster.membership import ClockTurned, Event, Membership, State, Turned
 from cluster.peers.messages import decode_frame
 from cluster.raft_effects import ChangeRefused, NotLeader, Overfull, Standing
 from cluster.raft_messages import Configuration
@@ -27,7 +27,7 @@ log = get_logger("cluster")
 LOOK_EVERY_S: Final = 2.0  # though nothing was heard: replicas become level without a word
 STEP_EVERY_S: Final = 0.1  # while there is something to do
 STEPS_AT_ONCE: Final = 32  # groups, in one go
-CLOCK_EVERY_S: Final = 1.0
+WATCH_EVERY_S: Final = 0.1  # who is heard, and whose clock is off
 MS: Final = 1000
 
 
@@ -44,8 +44,7 @@ class Conduct:
         self._links: Any = None
         self._layout: Layout | None = None
         self._kept: dict[int, float] = {}  # partition → until when it stays here, whoever is to lead it
-        self._clocks = Clocks()
-        self._clock_is_off = False
+        self._membership = Membership(me)
         self._wake = trio.Event()
         replicas.on_standing(self._stood)
 
@@ -57,11 +56,11 @@ class Conduct:
 
         def on_raft(node: bytes, frame: bytes) -> None:
             take(node, frame)
-            if self._clocks.wants(node, _ticks()):
-                self._sample(node, frame)
+            self._heard(node, frame)
 
         def on_connected(node: bytes, is_connected: bool) -> None:
             connected(node, is_connected)
+            self._turned(self._membership.connected(node, is_connected, _ticks()))
             self.hurry()
 
         links.on_raft, links.on_connected = on_raft, on_connected
@@ -87,7 +86,7 @@ class Conduct:
     async def run(self) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_clock)
+            nursery.start_soon(self._watch)
             while True:
                 self._wake = trio.Event()
                 stepped = await self._round() if self._links is not None else 0
@@ -102,6 +101,7 @@ class Conduct:
         with self._read() as rows:
             layout = self._current(rows)
             members = tuple(meta_rows.members(rows))
+        self._membership.keep(members, _ticks())
         if layout is None:
             layout = await self._laid_out()
         replicas = self._replicas
@@ -118,7 +118,7 @@ class Conduct:
         self.changing = len(unsettled)
         if not unsettled:
             return 0
-        alive = {self._me, *(node for node in members if self._links.connected(node))}
+        membership = self._membership
         groups = await replicas.group_statistics(unsettled)
         steps: list[tuple[int, Step]] = []
         for number, configuration in unsettled.items():
@@ -128,8 +128,8 @@ class Conduct:
                 members,
                 groups[number],
                 self._me,
-                alive,
-                self._unfit(),
+                membership.alive(),
+                membership.unfit(),
             )
             if step is not None:
                 steps.append((number, step))
@@ -153,10 +153,10 @@ class Conduct:
         self, number: int, configuration: Configuration, layout: Layout, members: tuple[bytes, ...]
     ) -> bool:
         wanted = layout.of(number).voters
-        if set(configuration.members) != set(members):
+        if self._membership.hands_over or set(configuration.members) != set(members):
             return False
         if len(members) == 2:  # which of two votes is not changed without need
-            return len(configuration.voters) == 1 and not self._clock_is_off
+            return len(configuration.voters) == 1
         if set(configuration.voters) != set(wanted):
             return False
         return self._me == wanted[0] or number in self._kept
@@ -170,10 +170,6 @@ class Conduct:
         if self._me not in voters:
             return voters
         return (self._me, *(node for node in voters if node != self._me))
-
-    def _unfit(self) -> tuple[bytes, ...]:
-        off = self._clocks.peers_off(_ticks())
-        return (self._me, *off) if self._clock_is_off else off
 
     async def _take(self, steps: list[tuple[int, Step]]) -> None:
         limiter = trio.CapacityLimiter(STEPS_AT_ONCE)
@@ -197,26 +193,36 @@ class Conduct:
         else:
             log.debug("step", partition=number, step=type(step).__name__)
 
-    # --- clocks ----------------------------------------------------------------------------------------
-    def _sample(self, node: bytes, frame: bytes) -> None:
+    # --- who is heard, and whose clock is off ------------------------------------------------------------
+    def _heard(self, node: bytes, frame: bytes) -> None:
+        membership, ticks = self._membership, _ticks()
+        if not membership.wants_clock(node, ticks):
+            self._turned(membership.heard(node, ticks))
+            return
         try:
             sent = decode_frame(frame).sent_ms
         except msgspec.DecodeError:
             return  # the replicas count it
-        self._clocks.heard(node, sent, now_ms(), _ticks())
+        self._turned(membership.observe(node, sent, now_ms(), ticks))
 
-    async def _watch_clock(self) -> None:
+    async def _watch(self) -> None:
         while True:
-            await trio.sleep(CLOCK_EVERY_S)
-            self.clock_off_ms = self._clocks.off_ms(_ticks())
-            is_off = self._clocks.is_off(_ticks())
-            if is_off != self._clock_is_off:
-                self._clock_is_off = is_off
-                self.hurry()
-                if is_off:
-                    log.error("clock_off", off_ms=self.clock_off_ms, hands_over="its leaderships")
-                else:
-                    log.info("clock_even", off_ms=self.clock_off_ms)
+            await trio.sleep(WATCH_EVERY_S)
+            self._turned(self._membership.tick(_ticks()))
+            self.clock_off_ms = self._membership.clock_off_ms(_ticks())
+
+    def _turned(self, events: list[Event]) -> None:
+        for event in events:
+            match event:
+                case Turned(node, before, after) if State.SILENT in (before, after):
+                    log.info("node_" + after.value, node=node.hex())
+                    self.hurry()
+                case ClockTurned(node, is_off, off_ms):
+                    if node == self._me and is_off:
+                        log.error("clock_off", off_ms=off_ms, hands_over="its leaderships")
+                    else:
+                        log.warning("clock_off" if is_off else "clock_even", node=node.hex(), off_ms=off_ms)
+                    self.hurry()
 
 
 def _ticks() -> int:
