@@ -28,6 +28,8 @@ from storage.rows import Reader
 
 PEOPLE_LIMIT: Final = 30
 NEWCOMERS_LOOKED_AT: Final = 24  # for the newest photos on the page of who is not signed in
+NEWEST_EACH: Final = 3
+NEWEST_SHOWN: Final = 9
 LANGUAGES: Final = (("en", "English"), ("de", "Deutsch"))
 
 
@@ -58,11 +60,12 @@ def make_pages(web: Web) -> Routes:
             newest = listings.directory(rows, parts.partitions, NOBODY, None, NEWCOMERS_LOOKED_AT, avatar_url)
             for user in newest.users:
                 if user.post_count:
-                    grid = pages.grid_page(rows, int(user.id), NOBODY, None, 1)
+                    grid = pages.grid_page(rows, int(user.id), NOBODY, None, NEWEST_EACH)
                     found += posts_of(rows, [seen.id for seen in grid.posts])
+        found.sort(key=lambda post: post.published_at or "", reverse=True)
         t = web.words
         graph = OpenGraph("website", t("name"), t("welcome_more"), web.base + "/")
-        return web.page("welcome.html", tiles=found[:12], og=graph)
+        return web.page("welcome.html", tiles=found[:NEWEST_SHOWN], og=graph)
 
     # --- posts -----------------------------------------------------------------------------------------
     @routes.add("GET", "/p/<id:post_id>", "A post and its comments", signed_in=False)
