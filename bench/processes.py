@@ -7,7 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 import trio
@@ -56,3 +56,16 @@ async def until_input_ends() -> None:
         await trio.lowlevel.wait_readable(0)
         if not os.read(0, 4096):
             return
+
+
+async def lines_of_input() -> AsyncIterator[bytes]:
+    """In the server's process: what it is told, line by line, until whoever started it wants it to end."""
+    waiting = b""
+    while True:
+        await trio.lowlevel.wait_readable(0)
+        data = os.read(0, 1 << 16)
+        if not data:
+            return
+        *lines, waiting = (waiting + data).split(b"\n")
+        for line in lines:
+            yield line

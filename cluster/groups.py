@@ -37,7 +37,7 @@ from cluster.raft_quiet import NodeHeartbeat, QuietGroups
 from storage.entries import Entry, HardState, Record, Truncation
 
 TICK_MS: Final = 50  # what the shells make a tick
-ELECTION_TICKS: Final = 12  # 0.6 to 1.2 s without a leader: a busy machine's pauses are shorter
+ELECTION_TICKS: Final = 16  # 0.8 to 1.6 s without a leader: the pauses of a busy machine are shorter
 BEAT_TICKS: Final = 2  # between two heartbeats of the node
 SILENT_TICKS: Final = ELECTION_TICKS  # after which a node that was not heard frees the quiet groups it led
 SETTINGS: Final = RaftSettings(election_ticks=ELECTION_TICKS, window_bytes=64 << 10)
