@@ -30,7 +30,7 @@ import msgspec
 import trio
 from blake3 import blake3
 
-from cluster.keys import HEADS, HEADS_PARTITION
+from cluster.keys import HEADS, HEADS_PARTITION, INSTALLS
 from cluster.replicas import Replicas
 from node.http.tokens import derive
 from node.media.collection import Collector
@@ -135,6 +135,7 @@ async def create(
         held.callback(collector.resume)
         frozen = await replicas.freeze()
         with _closing(frozen):
+            want_whole(frozen)
             files = []
             for number, shard in enumerate(frozen):
                 yield Advance("shards", number, len(frozen))
@@ -253,6 +254,17 @@ def _copy_shard(shard: Frozen, folder: Path, number: int) -> FileEntry:
         shard.copy_to(file.fileno())
         os.fsync(file.fileno())
     return _hashed(folder, name)
+
+
+def want_whole(frozen: Sequence[Frozen]) -> None:
+    """Raises BackupError while a snapshot replaces the rows of a partition: the cut would have half of it."""
+    prefix = INSTALLS.key.prefix(HEADS_PARTITION)
+    for shard in frozen:
+        for key, _ in shard.scan(prefix, after(prefix)):
+            number = INSTALLS.key.decode(key).of
+            raise BackupError(
+                f"partition {number} is getting its state from another node: try again in a while"
+            )
 
 
 def _applied(frozen: Sequence[Frozen]) -> dict[int, int]:

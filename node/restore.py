@@ -1,8 +1,9 @@
 """Verifying and restoring backups: blocking work on files, without a running node.
 
 A restored data directory has the data of the cut under a new identity (law 5): its node remembers no vote and
-no promise of the one that was backed up. Its journal starts empty; the heads of its partitions carry on, so
-that indexes and ids go on above all that the cut has.
+no promise of the one that was backed up. It is the only member of its cluster, whoever else was one when the
+cut was made. Its journal starts empty; the heads of its partitions carry on, so that indexes and ids go on
+above all that the cut has.
 """
 
 import os
@@ -13,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from cluster.recovery import begin_anew
 from node.backup import (
     BackupError,
     Manifest,
@@ -27,6 +29,7 @@ from node.seal import WrongPassphrase, unseal
 from node.social.blobs import blob_partition
 from storage.blobs import BlobMismatch, Blobs
 from storage.directory import DataDirectory, sync_directory, write_durably
+from storage.shard import ShardDamaged
 
 CHUNK_BYTES: Final = 1 << 20
 DAMAGE_NAMED_MAX: Final = 1000  # findings in a report; more are counted only
@@ -168,6 +171,10 @@ def _fill(backup: Path, manifest: Manifest, half: Path, secret: bytes, now: floa
             except (FileNotFoundError, BlobMismatch):
                 staged.unlink(missing_ok=True)
                 findings.add(digest.hex())
+        try:
+            begin_anew(directory, now=now)
+        except ShardDamaged as wrong:
+            raise BackupError(f"{backup}: {wrong}") from wrong
         write_durably(directory.keys / "cluster.secret", secret)
         sync_directory(directory.shards)
         node_id = directory.identity.node_id

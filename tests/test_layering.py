@@ -28,6 +28,7 @@ CORES = (
     *(
         f"cluster/{name}.py"
         for name in (
+            "alone",
             "attempts",
             "clocks",
             "commands",

@@ -2,13 +2,15 @@
 
 import json
 import os
+from contextlib import closing
 
 import msgspec
 import pytest
 import trio
 
+from cluster.keys import HEADS_PARTITION, INSTALLS, InstallKey, InstallRow
 from node.app import open_parts
-from node.backup import MANIFEST, BackupError, backups_in, blob_path, listed, read_manifest
+from node.backup import MANIFEST, BackupError, backups_in, blob_path, listed, read_manifest, want_whole
 from node.restore import choose, restore, verify
 from node.settings import load
 from node.social import accounts
@@ -210,3 +212,19 @@ async def test_a_backup_that_nobody_waits_for_ends_and_leaves_nothing(tmp_path):
         before = len(backups_in(destination))
         assert (await back_up(node, destination))[-1]["type"] == "made"
         assert len(backups_in(destination)) == before + 1
+
+
+def test_half_a_snapshot_is_not_backed_up(tmp_path):
+    with closing(Shard(tmp_path / "shard", map_bytes=1 << 24)) as shard:
+        for there in (False, True):
+            if there:
+                key = InstallKey(HEADS_PARTITION, 5).encode()
+                transaction = shard.begin()
+                transaction.write({key: INSTALLS.codec.encode(key, InstallRow("spool", 1, 1, (), ()))})
+                transaction.commit()
+            with closing(shard.freeze()) as frozen:
+                if there:
+                    with pytest.raises(BackupError, match="partition 5 is getting its state"):
+                        want_whole([frozen])
+                else:
+                    want_whole([frozen])
