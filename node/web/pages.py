@@ -32,8 +32,8 @@ TILE_SIZES: Final = "(min-width: 60rem) 19rem, 33vw"
 DESCRIPTION_MAX: Final = 200  # characters, for OpenGraph
 # What nearly every page loads, so that the browser asks for all at once.
 MODULES: Final = (
-    "announce.js", "api.js", "comments.js", "dom.js", "follow.js", "keys.js", "likes.js", "lists.js", "pager.js",
-    "photo_feed.js", "photo_post.js", "pictures.js", "post_view.js", "times.js", "words.js",
+    "announce.js", "api.js", "comments.js", "dom.js", "follow.js", "keys.js", "likes.js", "lists.js",
+    "pager.js", "photo_feed.js", "photo_post.js", "pictures.js", "post_view.js", "times.js", "words.js",
 )  # fmt: skip
 
 
