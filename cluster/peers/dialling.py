@@ -21,7 +21,7 @@ from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.frames import Frame
 from cluster.peers.handshake import BAD_FRAME, BROKEN, LinkBroken, Refused, Wire, open_wire
 from cluster.peers.hello import Admits, Hello, Refusal
-from cluster.peers.link import Link
+from cluster.peers.link import RAFT_BYTES_MAX, RAFT_FRAMES_MAX, Link
 from cluster.peers.refusals import Refusals, log
 
 CONNECT_S: Final = 3.0
@@ -84,8 +84,8 @@ class Peer:
 
     # --- what this node wants of the other -----------------------------------------------------------
     def send_raft(self, body: bytes) -> None:
-        link = self.link
-        if link is not None and link.send(frames.encode(frames.RAFT, body)):
+        link, frame = self.link, frames.encode(frames.RAFT, body)
+        if link is not None and link.send(frame, RAFT_BYTES_MAX, RAFT_FRAMES_MAX):
             self._raft_sent += 1
         else:
             self._raft_dropped += 1

@@ -17,6 +17,8 @@ from cluster.peers.hello import Refusal
 
 QUEUE_BYTES_MAX: Final = 16 << 20  # waiting to be sent on one link: 0.3 s of a slow network
 QUEUE_FRAMES_MAX: Final = 16_384
+RAFT_BYTES_MAX: Final = 12 << 20  # Raft frames fill the queue no further: a call still finds room
+RAFT_FRAMES_MAX: Final = 12_288
 SEND_BYTES: Final = 256 << 10  # of one piece
 SHED_S: Final = 5.0  # for one piece: a peer that takes less than 50 KB/s is no use in a cluster
 PING_S: Final = 1.0
@@ -47,18 +49,17 @@ class Link:
         self._refusal: Refusal | None = None
 
     # --- for the owner -----------------------------------------------------------------------------------
-    def send(self, frame: bytes) -> bool:
+    def send(
+        self, frame: bytes, bytes_max: int = QUEUE_BYTES_MAX, frames_max: int = QUEUE_FRAMES_MAX
+    ) -> bool:
         """Queue a frame. False, and nothing is queued, where the queue is full or the link has ended."""
-        if self.ended is not None or self.full_for(len(frame)):
+        if self.queued_bytes + len(frame) > bytes_max or self.queued_frames >= frames_max or self.ended:
             return False
         self._queue.append(frame)
         self.queued_bytes += len(frame)
         self.queued_frames += 1
         self._wake.set()
         return True
-
-    def full_for(self, size: int) -> bool:
-        return self.queued_bytes + size > QUEUE_BYTES_MAX or self.queued_frames >= QUEUE_FRAMES_MAX
 
     def cut(self, code: str, detail: str, refusal: Refusal | None = None) -> None:
         """End the link from here, after telling the peer why if there is a refusal."""

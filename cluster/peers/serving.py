@@ -138,7 +138,7 @@ class Serving:
             if link.requests >= IN_FLIGHT_MAX:
                 self._refusals.counts[OVERLOADED] += 1
                 failed = Failed(OVERLOADED, f"{IN_FLIGHT_MAX} requests of this node are under way")
-                self._say(link, frame.request, failed)
+                self._say(link, _response(frame, failed))
                 return
             link.requests += 1
             self.in_flight += 1
@@ -153,15 +153,13 @@ class Serving:
             with trio.CancelScope() as scope:
                 if frame.deadline_ms:
                     scope.deadline = trio.current_time() + frame.deadline_ms / 1000
-                answer = await self._answer(link.wire.peer.node, frame.body)
-                self._say(link, frame.request, answer)
+                self._say(link, await self._answer(link.wire.peer.node, frame))
         finally:
             link.requests -= 1
             self.in_flight -= 1
 
-    def _say(self, link: Link, request: int, answer: Any) -> None:
-        frame = frames.encode(frames.RESPONSE, messages.encode(answer), request)
-        if not link.send(frame) and link.ended is None:
+    def _say(self, link: Link, response: bytes) -> None:
+        if not link.send(response) and link.ended is None:
             link.cut(OVERFULL, "the peer does not take its answers")
 
     def _heard_refusal(self, link: Link, frame: Frame) -> None:
@@ -174,23 +172,28 @@ class Serving:
         link.cut(refusal.code, refusal.detail)
         self.on_told(refusal)
 
-    async def _answer(self, node: bytes, body: bytes) -> Any:
-        """What a handler says, or why there is nothing to say. A mistake in a handler is ours: it is logged
-        whole, and the peer is told no more than its name."""
+    async def _answer(self, node: bytes, frame: Frame) -> bytes:
+        """The frame with what a handler says, or why there is nothing to say. A mistake in a handler is ours:
+        it is logged whole, and the peer is told no more than its name."""
         try:
-            request = messages.decode_request(body)
+            request = messages.decode_request(frame.body)
             handler = self.handlers.get(type(request))
             if handler is None or (not node and not isinstance(request, STRANGER_REQUESTS)):
-                return Failed(UNKNOWN_REQUEST, f"{type(request).__name__} is not served here")
-            return await handler(node, request)
+                failed = Failed(UNKNOWN_REQUEST, f"{type(request).__name__} is not served here")
+            else:
+                return _response(frame, await handler(node, request))
         except msgspec.DecodeError as error:
-            return Failed(UNKNOWN_REQUEST, str(error))
+            failed = Failed(UNKNOWN_REQUEST, str(error))
         except PeerRefused as refused:
-            return Failed(refused.code, refused.detail, refused.leader)
+            failed = Failed(refused.code, refused.detail, refused.leader)
         except Exception as error:  # noqa: BLE001  # logged whole, and counted
-            log.exception("a request of a peer failed", peer=node.hex())
-            self._refusals.counts[INTERNAL] += 1
-            return Failed(INTERNAL, type(error).__name__)
+            failed = self._mistake(node, error)
+        return _response(frame, failed)
+
+    def _mistake(self, node: bytes, error: Exception) -> Failed:
+        log.error("a request of a peer failed", peer=node.hex(), exc_info=error)
+        self._refusals.counts[INTERNAL] += 1
+        return Failed(INTERNAL, type(error).__name__)
 
     # --- the bulk lane ---------------------------------------------------------------------------------
     async def _serve_bulk(self, wire: Wire) -> None:
@@ -231,9 +234,7 @@ class Serving:
         except PeerRefused as refused:
             failed = Failed(refused.code, refused.detail, refused.leader)
         except Exception as error:  # noqa: BLE001  # logged whole, and counted
-            log.exception("a stream for a peer failed", peer=node.hex())
-            self._refusals.counts[INTERNAL] += 1
-            failed = Failed(INTERNAL, type(error).__name__)
+            failed = self._mistake(node, error)
         await bulk.say(wire, frames.encode(frames.FAILED, messages.encode(failed), frame.request))
 
     def _given(self, size: int) -> None:
@@ -253,12 +254,15 @@ class Serving:
                 for _ in range(STRANGER_REQUESTS_MAX):
                     if (frame := await _next(wire, STRANGER_S)) is None:
                         return
-                    answer = await self._answer(b"", frame.body)
-                    await wire.send(frames.encode(frames.RESPONSE, messages.encode(answer), frame.request))
+                    await wire.send(await self._answer(b"", frame))
         except LinkBroken as broken:
             self._refusals.counts[broken.code] += 1
         finally:
             self._strangers_now -= 1
+
+
+def _response(request: Frame, answer: Any) -> bytes:
+    return frames.encode(frames.RESPONSE, messages.encode(answer), request.request)
 
 
 async def _next(wire: Wire, wait_s: float) -> Frame | None:

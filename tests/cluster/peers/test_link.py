@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 import trio
 
-from cluster.peers import dialling, frames, handshake, hello, link
-from cluster.peers.errors import PeerSilent, PeerUnreachable
+from cluster.peers import dialling, handshake, hello, link
+from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.hello import Refusal
 from cluster.peers.messages import FetchBlob, Index, NodeStatus, ReadIndex, Status
 from tests.cluster.peers.cables import Network
@@ -151,18 +151,29 @@ async def test_a_peer_that_takes_nothing_is_shed(tmp_path, autojump_clock):
 async def test_a_full_queue_drops_raft_frames_and_refuses_calls(tmp_path, autojump_clock):
     async with wired(tmp_path) as (network, a, b):
         b.links.serve(NodeStatus, lambda sender, request: answers_status())
+        b.links.serve(ReadIndex, answers)
         network.cables[0].stall()
         frame = bytes(1 << 20)
         for _ in range(20):
             a.links.send_raft(B, frame)
         peer = a.links.statistics().peers[B]
-        assert peer.raft_sent == 15 and peer.raft_dropped == 5
-        assert peer.queued_bytes <= link.QUEUE_BYTES_MAX
-        a.links.send_raft(B, bytes(link.QUEUE_BYTES_MAX - peer.queued_bytes - frames.HEAD_BYTES))
-        with pytest.raises(PeerUnreachable, match="bytes wait to be sent"):
-            await a.links.call(B, NodeStatus(), deadline_s=60)
-        network.cables[0].resume()
-        await b.until(lambda: len(b.raft) == 16)
+        assert peer.raft_sent == 11 and peer.raft_dropped == 9
+        assert peer.queued_bytes <= link.RAFT_BYTES_MAX
+
+        async def ask():  # a call still finds room
+            assert await a.links.call(B, ReadIndex((1,)), deadline_s=60) == Index((1,))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.sleep(0.1)
+            large = FetchBlob(bytes(2 << 20))
+            for _ in range(2):
+                with pytest.raises(PeerSilent):
+                    await a.links.call(B, large, deadline_s=0.1)
+            with pytest.raises(PeerUnreachable, match="bytes wait to be sent"):
+                await a.links.call(B, large, deadline_s=60)
+            network.cables[0].resume()
+        await b.until(lambda: len(b.raft) == 11)
         assert await a.links.call(B, NodeStatus(), deadline_s=1) == Status(b"{}")
         assert a.links.statistics().peers[B].queued_frames == 0
 
@@ -174,7 +185,7 @@ async def answers_status():
 async def test_frames_are_bounded_in_number_too(tmp_path, autojump_clock):
     async with wired(tmp_path) as (_, a, _b):
         await trio.sleep(0.1)  # the first ping is out
-        for _ in range(link.QUEUE_FRAMES_MAX + 7):
+        for _ in range(link.RAFT_FRAMES_MAX + 7):
             a.links.send_raft(B, b"")
         assert a.links.statistics().peers[B].raft_dropped == 7
 
@@ -245,6 +256,18 @@ async def test_a_peer_that_asks_too_much_is_told_so_for_each(tmp_path, autojump_
             for _ in range(5):
                 nursery.start_soon(ask)
         assert sorted(ends) == ["overloaded"] * 2 + ["silent"] * 3
+
+
+async def test_an_answer_that_is_too_large_is_a_mistake_of_ours_and_told_so(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (_, a, b):
+
+        async def too_much(sender, request):
+            return Status(bytes(5 << 20))
+
+        b.links.serve(NodeStatus, too_much)
+        with pytest.raises(PeerRefused, match="internal: ValueError"):
+            await a.links.call(B, NodeStatus(), deadline_s=1)
+        assert a.links.statistics().peers[B].links_made == 1
 
 
 async def test_an_answer_of_another_kind_ends_the_link(tmp_path, autojump_clock):
