@@ -29,6 +29,7 @@ from cluster.reports import Report
 from cluster.router import Router
 from cluster.scrub import Scrub
 from cluster.shard_writer import WriterSettings
+from cluster.spool import FOLDER, finish_installs
 from node import joining
 from node.cluster import Cluster, Listening, listen
 from node.conduct import Conduct
@@ -207,6 +208,8 @@ def _recovered(
     shards = [
         opened.enter_context(closing(Shard(path, map_bytes=settings.storage.map_bytes))) for path in paths
     ]
+    for partition in finish_installs(shards, directory.staging / FOLDER):
+        log.info("snapshot installed", partition=partition)
     writer = WriterSettings(settings.storage.commit_delay_ms / 1000, settings.storage.commit_rows)
     journal = opened.enter_context(
         closing(Journal.open(directory.journal, segment_bytes=settings.storage.segment_bytes))

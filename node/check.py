@@ -7,7 +7,7 @@ itself (the torn end of the journal, commands not yet applied, blobs nobody refe
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final
@@ -15,8 +15,11 @@ from typing import Final
 import msgspec
 
 from cluster import commands
-from cluster.keys import HEADS_PARTITION, META_PARTITION
+from cluster.installing import unfinished_installs, want_same
+from cluster.keys import HEADS_PARTITION, META_PARTITION, InstallRow
 from cluster.raft_messages import is_configuration
+from cluster.spool import FOLDER, Spooled
+from cluster.state_stream import StateDamaged
 from node import check_rows
 from node.backup import hash_file
 from node.check_rows import Finding
@@ -109,10 +112,13 @@ def _report(this: _Check) -> Report:
 
 def _stores(this: _Check, shards: Sequence[Shard]) -> None:
     partitions = [*range(this.directory.identity.partition_count), META_PARTITION]
+    installs: dict[int, InstallRow] = {}
     with Snapshot(shards) as rows:
-        this.add(_guarded("shards", _rows(this, rows, shards, partitions)))
+        this.add(_guarded("installs", _installs(this, shards, installs)))
+        this.add(_guarded("shards", _rows(this, rows, shards, partitions, installs)))
         applied: dict[int, int] = {}
-        this.add(_guarded("heads", _heads(this, rows, shards, dict.fromkeys(partitions, 0), applied)))
+        found = dict.fromkeys(partitions, 0)
+        this.add(_guarded("heads", _heads(this, rows, shards, installs, found, applied)))
         if applied:
             this.add(_guarded("journal", _journal(this, applied)))
         else:
@@ -135,26 +141,50 @@ def _guarded(what: str, findings: Iterator[Finding]) -> Iterator[Finding]:
 
 
 # --- rows ----------------------------------------------------------------------------------------------
+def _installs(this: _Check, shards: Sequence[Shard], found: dict[int, InstallRow]) -> Iterator[Finding]:
+    """Partitions whose rows are being replaced by a snapshot: a start does the rest, if that is there."""
+    for shard in shards:
+        with shard.reading() as rows:
+            found.update(unfinished_installs(rows))
+    this.at_rest = not found
+    for partition, row in found.items():
+        try:
+            want_same(Spooled.open(this.directory.staging / FOLDER / row.spool, partition), row)
+        except (FileNotFoundError, StateDamaged) as wrong:
+            yield f"partition {partition}: its snapshot, half installed, is missing or damaged: {wrong}"
+
+
 def _rows(
-    this: _Check, rows: Snapshot, shards: Sequence[Shard], partitions: Sequence[int]
+    this: _Check,
+    rows: Snapshot,
+    shards: Sequence[Shard],
+    partitions: Sequence[int],
+    installs: Mapping[int, InstallRow],
 ) -> Iterator[Finding]:
     kinds = check_rows.every_kind()
+    counted = 0
     for done, partition in enumerate(partitions):
         this.tell("rows", done, len(partitions))
-        yield from check_rows.check_partition(rows, kinds, partition, this.seen)
-    counted = sum(this.seen.values())
+        if partition in installs:  # of two states
+            counted += sum(1 for _ in rows.scan(*partition_range(partition)))
+        else:
+            yield from check_rows.check_partition(rows, kinds, partition, this.seen)
     for shard in shards:
         with shard.reading() as own:
-            heads = check_rows.heads(own)
-        counted += len(heads)
-        this.seen["heads"] += len(heads)
+            yield from check_rows.check_partition(own, kinds, HEADS_PARTITION, this.seen)
+    counted += sum(this.seen.values())
     there = sum(shard.statistics().entries for shard in shards)
     if there != counted:
         yield f"{there - counted} rows lie where no partition of this node is"
 
 
 def _heads(
-    this: _Check, all_rows: Snapshot, shards: Sequence[Shard], found: dict[int, int], applied: dict[int, int]
+    this: _Check,
+    all_rows: Snapshot,
+    shards: Sequence[Shard],
+    installs: Mapping[int, InstallRow],
+    found: dict[int, int],
+    applied: dict[int, int],
 ) -> Iterator[Finding]:
     """The heads of all partitions. Once all could be read, `applied` has the last index of each: those of
     `found`, unless a head says more."""
@@ -162,9 +192,12 @@ def _heads(
         with shard.reading() as rows:
             for partition, head in check_rows.heads(rows).items():
                 found[partition] = head.applied
+                if partition in installs:
+                    continue
                 if head.work_rows or (head.outbox_rows and check_rows.under_way(all_rows, partition)):
                     this.at_rest = False
                 yield from check_rows.undamaged(check_rows.check_head(rows, partition, head))
+    found.update({partition: row.index for partition, row in installs.items()})
     applied.update(found)
 
 

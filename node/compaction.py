@@ -18,6 +18,7 @@ from cluster.keys import META_PARTITION
 from cluster.meta import MetaMachine
 from cluster.partition import StateMachine
 from cluster.replicas import Replicas
+from cluster.spool import FOLDER, finish_installs
 from node.social.application import social_machine
 from storage.directory import DataDirectory, DirectoryDamaged, sync_directory
 from storage.journal import Journal
@@ -80,6 +81,7 @@ def _pass_journal(directory: DataDirectory, paths: list[Path]) -> None:
     machines[META_PARTITION] = MetaMachine()
     with ExitStack() as opened:
         shards = [opened.enter_context(closing(Shard(path))) for path in paths]
+        finish_installs(shards, directory.staging / FOLDER)
         journal = opened.enter_context(closing(Journal.open(directory.journal, segment_bytes=SEGMENT_BYTES)))
         replicas = Replicas(journal, shards, machines, me=directory.node_id, boot=directory.boots)
         replicas.recover()

@@ -4,6 +4,7 @@ from random import Random
 
 from cluster.keys import GROUPS, HEADS, HEADS_PARTITION, GroupKey, GroupRow, Head, HeadKey
 from cluster.raft_messages import Configuration
+from cluster.spool import Spool
 from cluster.state_stream import state_pieces
 from storage.keys import partition_range
 from tests.cluster.toy import NOTES, NoteKey
@@ -60,3 +61,13 @@ def expected(source, target, partition):
 
 def stream(rows, partition=PARTITION):
     return list(state_pieces(rows, partition, FOUNDER))
+
+
+def spooled(source, folder, *, portion=1000):
+    """The state as a receiver keeps it, in a file."""
+    spool = Spool(folder, PARTITION)
+    whole = b"".join(stream(source))
+    for start in range(0, len(whole), portion):
+        spool.write(whole[start : start + portion])
+    assert spool.received_bytes == len(whole)
+    return spool.finish()

@@ -10,6 +10,7 @@ import trio
 
 from cluster import commands, meta, meta_rows
 from cluster.commands import Deliver, Delivery, Execute, Trim
+from cluster.installing import install_pieces
 from cluster.keys import (
     GROUPS,
     HEADS,
@@ -45,8 +46,7 @@ from storage.journal import Journal
 from storage.memory import MemoryRows
 from storage.rows import Overlay
 from storage.shard import Shard, ShardDamaged
-from tests.cluster.states import contents, fill, some_notes
-from tests.cluster.test_installing import install_pieces, spooled
+from tests.cluster.states import contents, fill, some_notes, spooled
 from tests.cluster.toy import Bank, balance, encode, notes
 
 NOW = 1_800_000_000.0

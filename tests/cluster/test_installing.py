@@ -11,7 +11,17 @@ from cluster.spool import Spool, Spooled, finish_installs
 from cluster.state_stream import StateDamaged, StateTooLarge
 from storage.memory import MemoryRows
 from storage.shard import Shard, ShardDamaged
-from tests.cluster.states import ALICE, BOB, PARTITION, contents, expected, fill, some_notes, stream
+from tests.cluster.states import (
+    ALICE,
+    BOB,
+    PARTITION,
+    contents,
+    expected,
+    fill,
+    some_notes,
+    spooled,
+    stream,
+)
 
 ROWS = 20  # walked in a transaction
 MAP_BYTES = 64 << 20
@@ -191,15 +201,6 @@ def disk(tmp_path, states):
     transaction.commit()
     shard.close()
     return source, target, tmp_path
-
-
-def spooled(source, folder, *, portion=1000):
-    spool = Spool(folder, PARTITION)
-    whole = b"".join(stream(source))
-    for start in range(0, len(whole), portion):
-        spool.write(whole[start : start + portion])
-    assert spool.received_bytes == len(whole)
-    return spool.finish()
 
 
 def shard_rows(shard):

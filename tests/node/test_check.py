@@ -7,14 +7,18 @@ import msgspec
 import pytest
 import trio
 
+from cluster.installing import install_pieces
 from cluster.keys import HEADS, HEADS_PARTITION
+from cluster.spool import FOLDER
 from node.check import check
 from node.compaction import compact
 from node.social.keys import CountsKey, FollowerKey, PostKey
 from node.social.records import COUNTS, FOLLOWERS, POSTS
 from storage.directory import DirectoryDamaged, DirectoryInUse
 from storage.ids import partition_of
+from storage.memory import MemoryRows
 from storage.shard import Shard
+from tests.cluster.states import PARTITION, fill, some_notes, spooled
 from tests.node.nodes import picture, running
 
 
@@ -187,3 +191,19 @@ def test_heads_are_compared_with_their_rows(whole, data):
     change(data, partition, lie)
     (finding,) = check(data, silent).damage
     assert finding == f"partition {partition}: dead_rows is 3, but the rows are 0"
+
+
+def test_a_snapshot_that_is_half_installed_is_damage_only_when_it_is_gone(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.installing.INSTALL_ROWS", 20)
+    data, source = shutil.copytree(whole[0], tmp_path / "n"), MemoryRows()
+    fill(source, PARTITION, some_notes(200, 1), index=10_000)
+    folder = data / "staging" / FOLDER
+    shard = Shard(data / "shards" / "01")
+    next(install_pieces(shard.begin, spooled(source, folder)))
+    shard.close()
+    report = check(data, silent)
+    assert report.damage == () and not report.at_rest
+    (spool,) = folder.iterdir()
+    spool.unlink()
+    (finding,) = check(data, silent).damage
+    assert finding.startswith("partition 5: its snapshot, half installed, is missing")
