@@ -14,6 +14,7 @@ same, however often it is cut. What fits into one transaction is done by one, wi
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Final, Protocol, TypeVar
 
@@ -87,23 +88,26 @@ def unfinished_installs(rows: Reader) -> dict[int, InstallRow]:
 
 
 def install_pieces(
-    begin: Callable[[], T], kept: Kept, commit: Callable[[T], None] | None = None
+    begin: Callable[[], T],
+    kept: Kept,
+    commit: Callable[[T], bool] | None = None,
+    rows_max: int | None = None,
 ) -> Iterator[list[bytes]]:
     """Each step commits one transaction and gives the keys of the rows that it changed. After the last the
     kept state is removed.
 
-    `begin` opens a write transaction where none is open; `commit` (its `commit`, unless the owner of the
-    shard knows better what to do on a full disk) ends it. Raises StateDamaged.
+    `begin` opens a write transaction where none is open. `commit` ends it, by its own `commit` where none is
+    given; it says False where the disk has no room, and the next step tries the same again. `rows_max` stands
+    for INSTALL_ROWS where the whole is small. Raises StateDamaged.
     """
     partition = kept.begin.partition
     install = InstallKey(HEADS_PARTITION, partition).encode()
     started, finished = _started(install, kept), _finished(install, kept.begin)
-    walk = _Walk(partition, kept.pieces())
+    walk = _Walk(partition, kept.pieces(), rows_max or INSTALL_ROWS)
     over = False
     while not over:
         walk.gather()
-        transaction = begin()
-        try:
+        with _aborted_on_error(begin()) as transaction:
             changed, over = walk.step(transaction)
             rows = dict(changed)
             if over:
@@ -111,16 +115,29 @@ def install_pieces(
             elif transaction.get(install) is None:
                 rows.update(started)
             transaction.write(rows)
-        except BaseException:
-            transaction.abort()
-            raise
-        if commit is None:
-            transaction.commit()
-        else:
-            commit(transaction)
+        while not _committed(transaction, commit):
+            yield []
+            with _aborted_on_error(begin()) as transaction:  # others' rows may have changed, not these
+                transaction.write(rows)
         if over:
             kept.remove()
         yield list(changed)
+
+
+@contextmanager
+def _aborted_on_error(transaction: T) -> Iterator[T]:
+    try:
+        yield transaction
+    except BaseException:
+        transaction.abort()
+        raise
+
+
+def _committed(transaction: T, commit: Callable[[T], bool] | None) -> bool:
+    if commit is not None:
+        return commit(transaction)
+    transaction.commit()
+    return True
 
 
 def _started(key: bytes, kept: Kept) -> dict[bytes, bytes]:
@@ -142,8 +159,9 @@ def _finished(key: bytes, state: Begin) -> dict[bytes, bytes | None]:
 class _Walk:
     """Through old rows and new ones, side by side."""
 
-    def __init__(self, partition: int, pieces: Iterator[Piece]) -> None:
+    def __init__(self, partition: int, pieces: Iterator[Piece], rows_max: int) -> None:
         self._pieces = pieces
+        self._rows_max = rows_max
         self._lower, self._end = partition_range(partition)
         self._new: list[tuple[bytes, bytes]] = []  # read, and not yet written
         self._bytes = 0
@@ -151,7 +169,7 @@ class _Walk:
 
     def gather(self) -> None:
         """Read new rows for one step: before its transaction is opened."""
-        while not self._all_read and len(self._new) < INSTALL_ROWS and self._bytes < INSTALL_BYTES:
+        while not self._all_read and len(self._new) < self._rows_max and self._bytes < INSTALL_BYTES:
             piece = next(self._pieces, None)
             if piece is None:
                 self._all_read = True
@@ -162,14 +180,14 @@ class _Walk:
     def step(self, old_rows: Reader) -> tuple[dict[bytes, bytes | None], bool]:
         """What differs in the next stretch of keys (values to put, None to delete), and whether that was the
         last."""
-        if len(self._new) > INSTALL_ROWS:
-            upper = self._new[INSTALL_ROWS][0]
+        if len(self._new) > self._rows_max:
+            upper = self._new[self._rows_max][0]
         elif self._all_read:
             upper = self._end
         else:
             upper = self._new[-1][0] + b"\x00"
-        found = list(islice(old_rows.scan(self._lower, upper), INSTALL_ROWS + 1))
-        if len(found) > INSTALL_ROWS:
+        found = list(islice(old_rows.scan(self._lower, upper), self._rows_max + 1))
+        if len(found) > self._rows_max:
             upper = found.pop()[0]
         place = bisect_left(self._new, (upper,))
         new, self._new = self._new[:place], self._new[place:]

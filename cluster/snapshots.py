@@ -8,6 +8,7 @@ it lives the shard's file cannot use freed pages again, so a stream ends after `
 Few run at once, in all and to one node: what users read and write goes first.
 """
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -29,7 +30,7 @@ from cluster.state_stream import (
     StateTooNew,
     state_pieces,
 )
-from storage.shard import Shard
+from storage.shard import Shard, ShardFull, WriteTransaction
 
 SENDS_MAX: Final = 4  # offers under way in all; others wait
 SENDS_OF_NODE_MAX: Final = 2
@@ -40,6 +41,7 @@ STREAM_S_MAX: Final = 120.0  # a read transaction's life: 2 GB at 20 MB/s
 IDLE_S: Final = 20.0  # without a byte of a stream
 OFFER_S: Final = 600.0  # until an offered state is installed, waiting included
 PAUSE_S: Final = 1.0  # after a failure, before Raft may ask again
+FULL_PAUSE_S: Final = 0.1  # between two tries to install a piece on a disk without room
 PORTION_BYTES: Final = 1 << 20  # written to the spool at once
 
 BUSY: Final = "busy"
@@ -204,7 +206,8 @@ class Snapshots:
 
     def pieces(self, partition: int, install: Install, spooled: Spooled) -> Iterator[list[bytes]]:
         """The steps of an install, for the thread of the partition's shard; see `cluster.installing`."""
-        return install_pieces(self._shards[partition & (len(self._shards) - 1)].begin, spooled)
+        shard = self._shards[partition & (len(self._shards) - 1)]
+        return install_pieces(shard.begin, spooled, _commit_if_there_is_room)
 
     def _known(self, partition: int) -> int:
         if partition not in self._partitions:
@@ -223,3 +226,13 @@ class Snapshots:
             given_bytes=counts["given_bytes"],
             taken_bytes=counts["taken_bytes"],
         )
+
+
+def _commit_if_there_is_room(transaction: WriteTransaction) -> bool:
+    """In a shard's thread. The pause keeps a full disk from being asked without end."""
+    try:
+        transaction.commit()
+    except ShardFull:
+        time.sleep(FULL_PAUSE_S)
+        return False
+    return True

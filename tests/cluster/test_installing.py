@@ -123,6 +123,7 @@ def crash_in_step(rows, spool, number, *, committed):
         count += 1
         if count > number:
             raise Crash
+        return True
 
     with pytest.raises(Crash):
         steps(install_pieces(lambda: rows, spool, commit))
@@ -140,6 +141,28 @@ def test_others_write_between_the_steps(states):
     wanted = expected(source, target, PARTITION)
     key = HeadKey(0, 1).encode()  # of nobody here, in partition 0
     for number, _ in enumerate(install_pieces(lambda: target, kept(source))):
+        target.write({key: b"%d" % number})
+        target.commit()
+        wanted[key] = b"%d" % number
+    assert all_rows(target) == wanted
+
+
+def test_without_room_a_step_is_tried_again(states):
+    source, target = states
+    wanted = expected(source, target, PARTITION)
+    tries = 0
+
+    def commit(rows):
+        nonlocal tries
+        tries += 1
+        if tries % 3:
+            rows.crash()  # as a commit that found the disk full
+        else:
+            rows.commit()
+        return not tries % 3
+
+    key = HeadKey(0, 1).encode()
+    for number, _ in enumerate(install_pieces(lambda: target, kept(source), commit)):
         target.write({key: b"%d" % number})
         target.commit()
         wanted[key] = b"%d" % number
