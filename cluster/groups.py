@@ -40,6 +40,7 @@ TICK_MS: Final = 50  # what the shells make a tick
 ELECTION_TICKS: Final = 16  # 0.8 to 1.6 s without a leader: the pauses of a busy machine are shorter
 BEAT_TICKS: Final = 2  # between two heartbeats of the node
 SILENT_TICKS: Final = ELECTION_TICKS  # after which a node that was not heard frees the quiet groups it led
+ANNOUNCED_MAX: Final = 8  # groups that commit together; with more, the frames that follow tell soon enough
 SETTINGS: Final = RaftSettings(election_ticks=ELECTION_TICKS, window_bytes=64 << 10)
 
 Ticket = Any
@@ -114,6 +115,7 @@ class Groups:
         self._reads: dict[int, Ticket] = {}
         self._reads_asked = 0
         self._heard: dict[bytes, int] = {}  # peers, and the tick at which each was heard last
+        self._beats_heard: dict[bytes, NodeHeartbeat] = {}  # the newest of each peer, not yet looked at
         self._ticks = 0
         self._beats = False
 
@@ -240,13 +242,21 @@ class Groups:
                 self._touched[number] = raft
 
     def heartbeat(self, sender: bytes, heartbeat: NodeHeartbeat) -> None:
+        """It is compared with what is quiet here by the next `ready`, when all that came with it and before
+        it has been looked at: groups whose leader has just let them fall quiet would else be missed."""
         if sender in self._heard:
             self._heard[sender] = self._ticks
-        wakes = self._quiet.heard(sender, heartbeat)
-        for number in wakes.freed:
-            self._touch(number).node_silent(sender)
-        for number in wakes.lacking:
-            self._touch(number).node_heartbeat(sender, 0)
+        self._beats_heard[sender] = heartbeat
+
+    def _compare(self) -> None:
+        """What other nodes say that they lead quietly with what is quiet here."""
+        heard, self._beats_heard = self._beats_heard, {}
+        for sender, heartbeat in heard.items():
+            wakes = self._quiet.heard(sender, heartbeat)
+            for number in wakes.freed:
+                self._touch(number).node_silent(sender)
+            for number in wakes.lacking:
+                self._touch(number).node_heartbeat(sender, 0)
 
     def step(self, sender: bytes, messages: Iterable[Message]) -> None:
         """Raises KeyError for a partition that there is not: the peer's fault."""
@@ -264,10 +274,24 @@ class Groups:
         """What is to be done now; None: nothing. To be called again after `synced`, until it is None."""
         if self._writing:
             raise AssertionError("the last batch is not synced yet")
-        if not (self._touched or self._out or self._lost or self._beats):
+        if not (self._touched or self._out or self._lost or self._beats or self._beats_heard):
             return None
         batch = Batch(messages=self._out, lost=self._lost)
         self._out, self._lost = [], []
+        self._take_all(batch)
+        if self._beats_heard:
+            self._compare()
+            self._take_all(batch)
+        if 0 < len(batch.committed) <= ANNOUNCED_MAX and self._heard:
+            self._announce(batch.committed)
+        if self._beats:
+            self._beats = False
+            batch.heartbeats = {node: self._quiet.heartbeat(node) for node in self._heard}
+        if batch == _NOTHING:
+            return None
+        return batch
+
+    def _take_all(self, batch: Batch) -> None:
         touched, self._touched = self._touched, {}
         for number, raft in touched.items():
             ready = raft.ready()
@@ -275,12 +299,14 @@ class Groups:
                 self._look_whether_quiet(number, raft)
             if ready is not None:
                 self._take(number, raft, ready, batch)
-        if self._beats:
-            self._beats = False
-            batch.heartbeats = {node: self._quiet.heartbeat(node) for node in self._heard}
-        if batch == _NOTHING:
-            return None
-        return batch
+
+    def _announce(self, runs: list[Committed]) -> None:
+        """With little to do, followers are told at once what is committed: their readers wait for it."""
+        for run in runs:
+            raft = self._rafts[run.partition]
+            if raft.leadership is not None:
+                raft.announce()
+                self._touched[run.partition] = raft
 
     def _look_whether_quiet(self, number: int, raft: Raft) -> None:
         if not raft.quiet:

@@ -141,6 +141,14 @@ class Overfull(Exception):
     """Too much waits for a majority: nothing was taken. To be tried again."""
 
 
+class HandingOver(Overfull):
+    """The lead goes to another voter just now: nothing was taken. Somebody else will lead in a moment."""
+
+    def __init__(self, group: int) -> None:
+        super().__init__(f"group {group}: the lead is being handed over")
+        self.group = group
+
+
 class ChangeRefused(Exception):
     """This change of members is not possible, or not now; nothing was proposed."""
 

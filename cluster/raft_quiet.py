@@ -3,9 +3,10 @@
 A node keeps, for each other node, which groups are quiet between the two: led here with that node as a
 level follower, or led there with this one. Both sides sum the same pairs (group, term) into a digest, so
 that a heartbeat of three numbers says "all that you think I lead quietly, I do", and costs nothing per
-group. Where the sums differ twice in a row (once is a message under way), or the other node was started
-anew, or falls silent, the groups that are quiet under it wake and find out one by one. This decides nothing
-else: see `cluster.raft` on why that is safe. The byte form of a heartbeat is the msgpack array `[boot,
+group. Where the sums differ twice in a row though nothing has changed on either side in between (else a
+message is under way, and with many groups always one), or the other node was started anew, or falls silent,
+the groups that are quiet under it wake and find out one by one. This decides nothing else: see `cluster.raft`
+on why that is safe. The byte form of a heartbeat is the msgpack array `[boot,
 groups, digest]`.
 """
 
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-DIFFERENT_MAX: Final = 2  # heartbeats in a row that do not agree, before the groups wake
+DIFFERENT_MAX: Final = 2  # equal heartbeats in a row that do not agree, before the groups wake
 _MASK: Final = (1 << 64) - 1
 _SPREAD: Final = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio: neighbouring numbers fall far apart
 
@@ -35,11 +36,12 @@ class Wakes(NamedTuple):
 class _Peer:
     """What is quiet between this node and another. Sums are kept as groups come and go."""
 
-    __slots__ = ("boot", "different", "led", "led_sum", "left", "under", "under_sum")
+    __slots__ = ("boot", "differed", "different", "led", "led_sum", "left", "under", "under_sum")
 
     def __init__(self) -> None:
         self.boot = 0
         self.different = 0
+        self.differed: tuple[int, int, int] | None = None  # what did not agree: its sum and groups, ours
         self.led: dict[int, int] = {}  # group: term, led here
         self.led_sum = 0
         self.under: dict[int, int] = {}  # group: term, led there
@@ -99,7 +101,9 @@ class QuietGroups:
         restarted = peer.boot not in (0, heartbeat.boot)
         peer.boot = heartbeat.boot
         agrees = heartbeat.digest == peer.under_sum and heartbeat.groups == len(peer.under)
-        peer.different = 0 if agrees else peer.different + 1
+        differs = None if agrees else (heartbeat.digest, heartbeat.groups, peer.under_sum)
+        peer.different = 0 if agrees else peer.different + 1 if differs == peer.differed else 1
+        peer.differed = differs
         if not restarted and peer.different < DIFFERENT_MAX:
             return Wakes([], sorted(peer.left))
         peer.different = 0

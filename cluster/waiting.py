@@ -6,7 +6,7 @@ from typing import Any
 import outcome
 import trio
 
-from cluster.raft_effects import Overfull
+from cluster.raft_effects import HandingOver, NotLeader, Overfull
 from storage.journal import JournalFull
 
 
@@ -100,6 +100,8 @@ class Waiting:
 def _as_told(why: Exception) -> Exception:
     if isinstance(why, JournalFull):
         return StorageFull(str(why))
+    if isinstance(why, HandingOver):
+        return NotLeader(why.group, None)
     if isinstance(why, Overfull):
         return Overloaded(str(why))
     return why

@@ -26,6 +26,7 @@ log = get_logger("cluster")
 
 LOOK_EVERY_S: Final = 2.0  # though nothing was heard: replicas become level without a word
 STEP_EVERY_S: Final = 0.1  # while there is something to do
+TRANSFER_AGAIN_S: Final = 3.0  # a lead that could not be handed over; meanwhile its partition takes writes
 STEPS_AT_ONCE: Final = 32  # groups, in one go
 WATCH_EVERY_S: Final = 0.1  # who is heard, and whose clock is off
 MS: Final = 1000
@@ -43,6 +44,7 @@ class Conduct:
         self._partitions = partitions  # without the meta group
         self._links: Any = None
         self._layout: Layout | None = None
+        self._handed: dict[int, float] = {}  # partition → when its lead was last given away
         self._kept: dict[int, float] = {}  # partition → until when it stays here, whoever is to lead it
         self._membership = Membership(me)
         self._wake = trio.Event()
@@ -131,10 +133,20 @@ class Conduct:
                 membership.alive(),
                 membership.unfit(),
             )
-            if step is not None:
+            if step is not None and self._is_due(number, step):
                 steps.append((number, step))
         await self._take(steps)
         return len(steps)
+
+    def _is_due(self, number: int, step: Step) -> bool:
+        """A lead that is on its way is not given again: each time holds the writes of its partition up."""
+        if not isinstance(step, Transfer):
+            return True
+        now = trio.current_time()
+        if now - self._handed.get(number, -TRANSFER_AGAIN_S) < TRANSFER_AGAIN_S:
+            return False
+        self._handed[number] = now
+        return True
 
     def _current(self, rows: Snapshot) -> Layout | None:
         """The layout, if it is still that of the rows."""

@@ -33,6 +33,19 @@ def test_one_difference_may_be_under_way_two_wake():
     assert follower.heard(A, leader.heartbeat(B)) == Wakes([5, 6], [])
 
 
+def test_differences_that_change_are_under_way_however_many_follow_each_other():
+    """Groups fall quiet and wake all the time: each heartbeat meets one of which only one side knows yet."""
+    leader, follower = pair()
+    for group in range(10, 30):
+        leader.fell_quiet(group, 1, A, (B, C))
+        assert follower.heard(A, leader.heartbeat(B)) == Wakes([], [])
+        follower.fell_quiet(group, 1, A)
+    assert follower.heard(A, leader.heartbeat(B)) == Wakes([], [])
+    leader.woke(12)  # now nothing moves any more, and the difference stays
+    follower.heard(A, leader.heartbeat(B))
+    assert 12 in follower.heard(A, leader.heartbeat(B)).freed
+
+
 def test_another_term_is_a_difference():
     leader, follower = pair()
     leader.fell_quiet(5, 9, A, (B, C))
