@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import trio
 
-from cluster.peers import dialling, handshake, hello, link
+from cluster.peers import bulk, dialling, handshake, hello, link
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.hello import Refusal
 from cluster.peers.messages import FetchBlob, Index, NodeStatus, ReadIndex, Status
@@ -292,13 +292,15 @@ async def test_a_late_answer_is_nobodys(tmp_path, autojump_clock):
 
 
 async def test_a_new_link_of_a_node_replaces_its_old_one(tmp_path, autojump_clock):
-    async with wired(tmp_path) as (network, _a, b):
+    async with wired(tmp_path) as (network, a, b):
+        await trio.sleep(dialling.STEADY_S)
         twin = make_node(tmp_path, A, start=b"another!", transport=network.connect)
         await network._nursery.start(twin.links.run)
         twin.links.connect_to({B: "b"})
         await twin.connected(B)
-        await trio.sleep(0.1)
+        await trio.sleep(0.01)
         assert b.links.statistics().accepted == 1
+        assert a.links.statistics().peers[B].links_made == 2  # the old one was ended
 
 
 async def test_who_is_revoked_is_cut_off_when_members_are_reviewed(tmp_path, autojump_clock):
@@ -369,6 +371,109 @@ async def test_a_kept_connection_that_the_peer_closed_is_made_anew(tmp_path, aut
                 assert [chunk async for chunk in chunks] == [b"all"]
             await network.cables[-1].cut()
         assert len(network.cables) == 3
+
+
+async def test_what_is_kept_of_a_peer_ends_with_the_link_to_it_and_with_time(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, b):
+        b.links.serve_stream(FetchBlob, one_chunk)
+        bulk_links = b.links._serving._bulk
+
+        async def pull():
+            async with a.links.stream(B, FetchBlob(b""), idle_s=3) as chunks:
+                assert [chunk async for chunk in chunks] == [b"all"]
+
+        await pull()
+        assert len(bulk_links) == 1
+        await network.cables[0].cut()
+        await trio.sleep(0.1)
+        assert not bulk_links
+        await pull()
+        await trio.sleep(bulk.KEEP_S + 1)
+        (old,) = bulk_links
+        await pull()
+        assert old not in bulk_links and len(bulk_links) == 1
+        await trio.sleep(bulk.GIVER_WAITS_S + 1)
+        assert not bulk_links
+
+
+async def one_chunk(sender, request):
+    yield b"all"
+
+
+async def test_a_puller_that_takes_nothing_ends_the_stream_there(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (_, a, b):
+        ended = []
+
+        async def fetch(sender, request):
+            try:
+                while True:
+                    yield bytes(256 << 10)
+            finally:
+                ended.append(trio.current_time())
+
+        b.links.serve_stream(FetchBlob, fetch)
+        async with a.links.stream(B, FetchBlob(b""), idle_s=60) as chunks:
+            await anext(chunks)
+            stopped = trio.current_time()
+            await trio.sleep(bulk.CHUNK_TAKEN_S - 1)
+            assert not ended
+            await trio.sleep(2)
+            assert ended and ended[0] - stopped <= bulk.CHUNK_TAKEN_S + 0.1
+
+
+async def test_bulk_connections_of_a_node_are_bounded_where_they_are_served(
+    tmp_path, autojump_clock, monkeypatch
+):
+    monkeypatch.setattr("cluster.peers.serving.BULK_OF_NODE_MAX", 1)
+    async with wired(tmp_path) as (_, a, b):
+        b.links.serve_stream(FetchBlob, one_chunk)
+        async with a.links.stream(B, FetchBlob(b""), idle_s=3) as first:
+            assert await anext(first) == b"all"
+            with pytest.raises(PeerRefused, match=hello.BUSY):
+                async with a.links.stream(B, FetchBlob(b""), idle_s=3) as second:
+                    await anext(second)
+        assert b.links.refusals.counts[hello.BUSY] == 1
+
+
+async def test_a_stream_of_who_is_revoked_ends(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (_, a, b):
+
+        async def fetch(sender, request):
+            yield b"some"
+            await trio.sleep_forever()
+
+        b.links.serve_stream(FetchBlob, fetch)
+        with pytest.raises(PeerSilent, match="the stream broke"):
+            async with a.links.stream(B, FetchBlob(b""), idle_s=60) as chunks:
+                assert await anext(chunks) == b"some"
+                b.refused[A] = Refusal(hello.REVOKED)
+                b.links.review()
+                await anext(chunks)
+
+
+async def test_handlers_of_a_link_end_with_it(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, b):
+        started, ended = trio.Event(), trio.Event()
+
+        async def handler(sender, request):
+            started.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                ended.set()
+
+        b.links.serve(ReadIndex, handler)
+
+        async def ask():
+            with pytest.raises(PeerSilent):
+                await a.links.call(B, ReadIndex((1,)), deadline_s=3600)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await started.wait()
+            await network.cables[0].cut()
+            with trio.fail_after(1):
+                await ended.wait()
 
 
 async def test_a_slow_puller_holds_the_giver_back_not_its_memory(tmp_path, autojump_clock):

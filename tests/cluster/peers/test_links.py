@@ -5,7 +5,7 @@ import trio
 
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.messages import FetchBlob, Index, NodeStatus, ReadIndex, Status
-from tests.cluster.peers.cluster import A, B, C, pair
+from tests.cluster.peers.cluster import A, B, C, make_node, pair, running
 
 
 async def test_raft_frames_come_in_order_and_unread(tmp_path):
@@ -109,3 +109,22 @@ async def test_a_deadline_ends_the_call_here_and_the_handler_there(tmp_path):
         with trio.fail_after(5):
             await ended.wait()
         assert await a.links.call(B, NodeStatus(), deadline_s=5) == Status(b"{}")
+
+
+async def test_a_node_that_stops_is_lost_at_once_and_found_again(tmp_path):
+    a, b = make_node(tmp_path, A), make_node(tmp_path, B)
+    async with running(a):
+        async with running(b):
+            address = b.address
+            a.links.connect_to({B: address})
+            await a.connected(B)
+        with trio.fail_after(2):
+            await a.until(lambda: a.connections == [(B, True), (B, False)])
+        with pytest.raises(PeerUnreachable):
+            await a.links.call(B, NodeStatus(), deadline_s=5)
+        again = make_node(tmp_path, B, boot=2, start=b"another!")
+        async with trio.open_nursery() as nursery:
+            listeners = await trio.open_tcp_listeners(int(address.rpartition(":")[2]), host="127.0.0.1")
+            await nursery.start(again.links.run, listeners)
+            await a.until(lambda: a.connections[-1] == (B, True))
+            nursery.cancel_scope.cancel()
