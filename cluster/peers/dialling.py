@@ -20,7 +20,7 @@ from cluster.peers.bulk import Pool
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.frames import Frame
 from cluster.peers.handshake import BAD_FRAME, BROKEN, LinkBroken, Refused, Wire, open_wire
-from cluster.peers.hello import Admits, Hello, Refusal
+from cluster.peers.hello import Admits, Hello, Name, Refusal
 from cluster.peers.link import RAFT_BYTES_MAX, RAFT_FRAMES_MAX, Link
 from cluster.peers.refusals import Refusals, log
 
@@ -119,7 +119,7 @@ class Peer:
             body = messages.encode(request)
             if link.send(frames.encode(frames.REQUEST, body, number, deadline_ms)):
                 return
-            why = f"{link.queued_bytes} bytes wait to be sent to it"
+            why = "the link broke" if link.ended else f"{link.queued_bytes} bytes wait to be sent to it"
         await trio.lowlevel.checkpoint()
         raise PeerUnreachable(f"node {self.node.hex()}: {why}")
 
@@ -198,8 +198,8 @@ class Peer:
             code, detail = broken.code, broken.detail
         except Refused as refused:
             code, detail = refused.refusal.code, refused.refusal.detail
-            if refused.heard:
-                around.on_told(refused.refusal)
+            if refused.heard and refused.who == Name(around.me.cluster, self.node):
+                around.on_told(refused.refusal)  # not of whoever else may be at this address
         self._last_error = f"{code}: {detail}"
         around.refusals.note("no link to a peer", code, detail, self.node.hex())
         return None

@@ -9,9 +9,10 @@ BUFFER_BYTES = 64 << 10  # in each direction: then a sender waits, as with TCP
 class End(trio.abc.Stream):
     """One end of a cable."""
 
-    def __init__(self, stream, cable):
+    def __init__(self, stream):
         self._stream = stream
-        self._cable = cable
+        self._carries = trio.Event()
+        self._carries.set()
         self.buffered = 0
         self.other = None
         self._room = trio.Event()
@@ -29,9 +30,9 @@ class End(trio.abc.Stream):
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes=None):
-        await self._cable.carrying()
+        await self._carries.wait()
         data = await self._stream.receive_some(max_bytes)
-        await self._cable.carrying()
+        await self._carries.wait()
         self.other.buffered -= len(data)
         self.other._room.set()
         return data
@@ -43,20 +44,17 @@ class End(trio.abc.Stream):
 class Cable:
     def __init__(self):
         ours, theirs = memory_stream_pair()
-        self.ends = End(ours, self), End(theirs, self)
+        self.ends = End(ours), End(theirs)
         self.ends[0].other, self.ends[1].other = self.ends[1], self.ends[0]
-        self._carries = trio.Event()
-        self._carries.set()
 
-    async def carrying(self):
-        await self._carries.wait()
-
-    def stall(self):
-        """Nothing arrives any more, at either end; nobody is told."""
-        self._carries = trio.Event()
+    def stall(self, *ends):
+        """Nothing arrives any more, at either end or at those named (0: who dialled); nobody is told."""
+        for end in ends or (0, 1):
+            self.ends[end]._carries = trio.Event()
 
     def resume(self):
-        self._carries.set()
+        for end in self.ends:
+            end._carries.set()
 
     async def cut(self):
         for end in self.ends:

@@ -1,6 +1,6 @@
 """A link's life under a clock of its own: lost, made again, slow, half open, full."""
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 
 import pytest
@@ -107,7 +107,12 @@ async def test_a_new_address_is_dialled_at_once_and_a_member_that_left_no_more(t
 async def test_links_that_break_as_soon_as_they_are_made_are_not_made_in_a_circle(tmp_path, autojump_clock):
     async with wired(tmp_path, connect=False) as (network, a, b):
         b.links.on_raft = lambda sender, frame: None
-        a.links.on_connected = lambda node, up: up and network._nursery.start_soon(network.cables[-1].cut)
+
+        async def cut(cable):
+            await trio.sleep(0.01)
+            await cable.cut()
+
+        a.links.on_connected = lambda node, up: up and network._nursery.start_soon(cut, network.cables[-1])
         a.links.connect_to({B: "b"})
         await trio.sleep(60)
         assert 10 < len(network.cables) < 75
@@ -134,18 +139,32 @@ async def test_a_half_open_link_is_noticed_by_both(tmp_path, autojump_clock):
         assert a.links.connected(B)
 
 
-async def test_a_peer_that_takes_nothing_is_shed(tmp_path, autojump_clock):
-    async with wired(tmp_path) as (network, a, _b):
-        network.silent.add("b")
-        network.cables[0].stall()
-        big = bytes(1 << 20)
-        for _ in range(4):
-            a.links.send_raft(B, big)
-        await trio.sleep(link.SHED_S - 0.1)
-        assert a.links.connected(B)
-        await trio.sleep(0.2)
-        assert not a.links.connected(B)
-        assert a.links.statistics().peers[B].queued_bytes == 0
+async def test_a_peer_that_takes_nothing_is_shed_though_it_is_heard(tmp_path, autojump_clock):
+    async with wired(tmp_path) as (network, a, b):
+
+        async def later(sender, request):
+            await trio.sleep(request.partitions[0])
+            return Index(())
+
+        b.links.serve(ReadIndex, later)
+        async with trio.open_nursery() as nursery:
+            for seconds in range(1, 10):
+                nursery.start_soon(swallow, a.links.call(B, ReadIndex((seconds,)), deadline_s=60))
+            await trio.sleep(0.5)
+            network.silent.add("b")
+            network.cables[0].stall(1)
+            for _ in range(4):
+                a.links.send_raft(B, bytes(1 << 20))
+            await trio.sleep(link.SHED_S - 0.1)
+            assert a.links.connected(B)
+            await trio.sleep(0.2)
+            assert not a.links.connected(B)
+            assert "none taken for 5 s" in a.links.statistics().peers[B].last_error
+
+
+async def swallow(call):
+    with suppress(PeerSilent):
+        await call
 
 
 async def test_a_full_queue_drops_raft_frames_and_refuses_calls(tmp_path, autojump_clock):
