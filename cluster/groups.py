@@ -227,6 +227,9 @@ class Groups:
             for node, at in self._heard.items():
                 if self._ticks - at > SILENT_TICKS:
                     self.silent(node)
+            for node in self._quiet.leaders():
+                if node not in self._heard:  # it is no member any more: nobody else would notice its silence
+                    self.silent(node)
 
     def peers(self, nodes: Iterable[bytes]) -> None:
         """The other nodes of the cluster: who gets heartbeats and is expected to send some."""

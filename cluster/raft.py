@@ -40,6 +40,7 @@ from cluster.raft_messages import (
     CONFIGURATION_MARK,
     Append,
     Appended,
+    Commit,
     Configuration,
     Heard,
     Heartbeat,
@@ -84,6 +85,7 @@ class Raft(Elections):
             Install: self._on_install,
             TimeoutNow: self._on_timeout_now,
             Stale: self._on_stale,
+            Commit: self._on_commit,
         }
 
     # --- facts -------------------------------------------------------------------------------------------
@@ -144,6 +146,11 @@ class Raft(Elections):
         """Hand the lead over, for which proposals are refused up to an election timeout (§3.10).
         Raises NotLeader, ChangeRefused."""
         self._lead().transfer(target)
+
+    def announce(self) -> None:
+        """Tell followers how far all is committed, instead of leaving it to the next Append or heartbeat."""
+        if self.leadership is not None:
+            self.leadership.announce()
 
     def campaign(self) -> None:
         """Do not wait for a timeout. Nothing happens on a leader, or where this node is no voter."""
@@ -285,6 +292,11 @@ class Raft(Elections):
         if self.quiet:
             return
         group.send(sender, Heard(group.number, group.term, message.round))
+
+    def _on_commit(self, sender: bytes, message: Commit) -> None:
+        self._elapsed = 0
+        if message.commit > self.group.commit and not self._installing:
+            self.group.commit_to(message.commit)
 
     def _on_heard(self, sender: bytes, message: Heard) -> None:
         if self.leadership is not None:

@@ -13,6 +13,7 @@ from cluster.raft_group import Group
 from cluster.raft_leader import Leadership
 from cluster.raft_messages import (
     Append,
+    Commit,
     Heartbeat,
     Install,
     Message,
@@ -25,7 +26,7 @@ from cluster.raft_messages import (
 )
 from cluster.raft_roles import NEXT, Event, Role
 
-FROM_LEADER: Final = (Append, Heartbeat, Install)
+FROM_LEADER: Final = (Append, Heartbeat, Install, Commit)
 
 
 class Elections:

@@ -15,6 +15,7 @@ from cluster.raft_effects import (
     Change,
     ChangeRefused,
     Demote,
+    HandingOver,
     NeedEntries,
     NeedSnapshot,
     Overfull,
@@ -28,6 +29,7 @@ from cluster.raft_messages import (
     NO_OP,
     Append,
     Appended,
+    Commit,
     Configuration,
     Heard,
     Heartbeat,
@@ -64,11 +66,11 @@ class Leadership:
 
     # --- what the shell asks for -------------------------------------------------------------------------
     def propose(self, entries: list[bytes]) -> int:
-        """Append; returns the first index. Raises Overfull, also while the lead is being handed over."""
+        """Append; returns the first index. Raises Overfull; HandingOver while the lead goes to another."""
         group, settings = self._group, self._group.settings
         log = group.log
         if self.transferring is not None:
-            raise Overfull(f"group {group.number}: the lead is being handed over")
+            raise HandingOver(group.number)
         if (
             log.unhanded_bytes > settings.uncommitted_bytes
             or log.last - log.handed > settings.uncommitted_entries
@@ -91,7 +93,7 @@ class Leadership:
             raise ChangeRefused("nothing of this term is committed yet")
         configuration = self._changed(group.configuration, change)
         if self.transferring is not None:
-            raise Overfull(f"group {group.number}: the lead is being handed over")
+            raise HandingOver(group.number)
         group.append(group.term, [encode_configuration(configuration)])
         self.members_changed()
         self._idle = 0
@@ -385,6 +387,13 @@ class Leadership:
         group = self._group
         commit = min(progress.match, group.commit)
         group.send(progress.node, Heartbeat(group.number, group.term, commit, self._round, quiet))
+
+    def announce(self) -> None:
+        """To followers that have all that is committed; others are told by the Appends that they get."""
+        group = self._group
+        for progress in self.progress.values():
+            if progress.match >= group.commit:
+                group.send(progress.node, Commit(group.number, group.term, group.commit))
 
     def falls_quiet(self) -> bool:
         """Nothing to do for a while, and whoever is alive has all there is. Tells them, and returns True."""

@@ -19,6 +19,7 @@ to the end with a default, so that an older node skips them and a newer one fill
 | 10  | Install       | last, last_term, [voters [bin], learners [bin]]              | leader                |
 | 11  | TimeoutNow    |                                                              | leader                |
 | 12  | Stale         |                                                              | anybody               |
+| 13  | Commit        | commit                                                       | leader                |
 
 So `Append(group=5, term=2, previous=7, previous_term=2, commit=6, entries_term=2, entries=[b"x"])` is
 `98 01 05 02 07 02 06 02 91 c4 01 78`.
@@ -135,6 +136,13 @@ class Stale(_Message, frozen=True, tag=12):
     """You speak in a term that is over; mine is `term`."""
 
 
+class Commit(_Message, frozen=True, tag=13):
+    """So far all is committed; never beyond what the receiver has acknowledged. Not answered: the next
+    heartbeat says the same."""
+
+    commit: int
+
+
 Message = (
     Append
     | Appended
@@ -148,6 +156,7 @@ Message = (
     | Install
     | TimeoutNow
     | Stale
+    | Commit
 )
 
 encode = msgspec.msgpack.Encoder().encode

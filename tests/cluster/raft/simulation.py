@@ -49,6 +49,8 @@ CLIMATES = (
     (0.12, ("crash", "cut", "cut", "heal", "change", "change", "change", "weather", "rivals")),
 )
 
+ANNOUNCED = 0.2  # of ticks at which a leader says how far all is committed
+
 
 class Violation(Exception):
     """What must always hold did not."""
@@ -266,6 +268,8 @@ class World:
         if random.random() < self.clock_speed[replica.me]:  # every clock runs as it likes
             was = replica.core.quiet
             replica.core.tick()
+            if self.random.random() < ANNOUNCED:
+                replica.core.announce()
             replica.drive()
             self.history.quiet += replica.core.quiet and not was
         if replica.core.quiet:

@@ -22,6 +22,7 @@ BYTES = [
     (m.Install(5, 2, 7, 1, m.Configuration((b"a",), (b"b",))), "960a0502" + "0701" + "9291c4016191c40162"),
     (m.TimeoutNow(5, 2), "930b0502"),
     (m.Stale(5, 2), "930c0502"),
+    (m.Commit(5, 2, 6), "940d050206"),
 ]
 
 
@@ -39,7 +40,7 @@ def test_a_field_of_a_newer_node_is_passed_over():
     assert m.decode(bytes.fromhex("9505050204" + "2a")) == m.Heard(5, 2, 4)
 
 
-@pytest.mark.parametrize("data", ["", "90", "940d050204", "9305", "940505c304", "94050502c0", "a0", "c1"])
+@pytest.mark.parametrize("data", ["", "90", "940e050204", "9305", "940505c304", "94050502c0", "a0", "c1"])
 def test_what_is_no_message_is_refused(data):
     with pytest.raises(msgspec.DecodeError):
         m.decode(bytes.fromhex(data))

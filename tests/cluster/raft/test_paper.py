@@ -6,6 +6,7 @@ from cluster.raft_effects import HardState, NotLeader
 from cluster.raft_messages import (
     Append,
     Appended,
+    Commit,
     Heartbeat,
     Install,
     Mismatch,
@@ -373,3 +374,22 @@ def test_every_role_meets_every_event(role, event):
         with pytest.raises(AssertionError, match=event.value):
             core._turn(event)
         assert core.role is role
+
+
+# --- beside the paper: a leader says at once what is committed ------------------------------------------
+def test_who_is_told_of_a_commit_hands_it_out_and_answers_nothing():
+    hamlet = Hamlet(1, 2, 3)
+    hamlet.core(1).campaign()
+    hamlet.replicas[1].drive()
+    hamlet.settle()
+    hamlet.core(1).propose([b"x"])
+    hamlet.replicas[1].drive()
+    hamlet.settle()
+    assert hamlet.core(2).commit < hamlet.core(1).commit
+    before = len(hamlet.seen)
+    hamlet.core(1).announce()
+    hamlet.replicas[1].drive()
+    hamlet.settle()
+    assert hamlet.core(2).commit == hamlet.core(3).commit == hamlet.core(1).commit
+    told = [message for _, _, message in hamlet.seen[before:]]
+    assert {type(message) for message in told} == {Commit}
