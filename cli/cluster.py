@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from cli.client import AdminClient, Target, admin, target_options
+from cli.client import AdminClient, Target, admin, data_option, target_options
 from cli.output import (
     FAILED,
     Failure,
@@ -17,6 +19,7 @@ from cli.output import (
     print_fields,
     print_json,
     print_table,
+    progress,
     size,
 )
 
@@ -377,3 +380,75 @@ def digest(target: Target, as_json: bool) -> None:
         )
     if found["different"] or found["unheard"]:
         raise SystemExit(FAILED)
+
+
+@cluster.command("recover")
+@data_option
+@click.option("--accept-data-loss", is_flag=True, help="Do it; without, only say what may be lost.")
+@json_option
+def recover(data: Path, accept_data_loss: bool, as_json: bool) -> None:
+    """Go on with one stopped node when the majority of its cluster is lost for ever.
+
+    First it says what may be lost, and changes nothing. With --accept-data-loss the node on DATA becomes the
+    only member of its cluster; all others are revoked and can never come back, and new ones may be invited.
+    Choose the node that has most: with the latest "newest write".
+    """
+    import msgspec
+
+    from node import recovery
+    from storage.directory import DirectoryDamaged, DirectoryForeign, DirectoryInUse, DirectoryTooNew
+    from storage.journal import JournalDamaged, JournalFull
+    from storage.shard import UNREADABLE
+
+    try:
+        plan = recovery.plan(data)
+        if not as_json:
+            _show_plan(plan)
+        if not accept_data_loss or not plan.needed:
+            if as_json:
+                print_json(msgspec.structs.asdict(plan))
+            elif plan.needed:
+                note("nothing was changed; --accept-data-loss does it")
+            return
+        with progress() as bar:
+            done = recovery.recover(data, now=time.time(), tell=bar.tell)
+    except DirectoryInUse as wrong:
+        fail(f"{wrong}: stop it first")
+    except (
+        *(DirectoryDamaged, DirectoryForeign, DirectoryTooNew),
+        *(JournalDamaged, JournalFull, OSError, *UNREADABLE),
+    ) as wrong:
+        fail(str(wrong))
+    if as_json:
+        print_json(msgspec.structs.asdict(done))
+    else:
+        note(f"node {done.node} is alone in its cluster: {done.removed} members are revoked. Start it again")
+
+
+def _show_plan(plan: Any) -> None:
+    if not plan.needed:
+        note(f"node {plan.node} is the only member of all its groups: there is nothing to recover from")
+        return
+    open_entries = sum(one.last - one.committed for one in plan.partitions if one.last > one.committed)
+    when = (
+        "never"
+        if plan.last_at_ms is None
+        else datetime.fromtimestamp(plan.last_at_ms / 1000, UTC).isoformat()
+    )
+    print_fields(
+        {
+            "data": plan.data,
+            "node": plan.node,
+            "newest write": when,
+            "partitions": len(plan.partitions),
+            "not known to be committed": f"{open_entries} commands: they are kept",
+            "half-filled partitions": sum(one.installing for one in plan.partitions),
+        }
+    )
+    print_table(
+        ("lost for ever", "address", "zone"), [(one.node, one.address, one.zone) for one in plan.others]
+    )
+    note(
+        "what the lost nodes acknowledged and this one never got is lost, and messages between partitions "
+        "that were under way may be"
+    )

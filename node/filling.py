@@ -5,7 +5,6 @@ The transport is `cluster.snapshots`; here is who asks for it and who is told ho
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import trio
 
@@ -14,12 +13,11 @@ from cluster.peers.links import Links
 from cluster.raft_effects import NeedSnapshot
 from cluster.replicas import Replicas
 from cluster.snapshots import Snapshots, SnapshotStatistics
+from cluster.spool import FOLDER
 from node.logs import get_logger
 from storage.shard import Shard
 
 log = get_logger("cluster")
-
-FOLDER: Final = "snapshots"  # under staging/, which is emptied at a start but for unfinished installs
 
 
 class Filling:

@@ -50,14 +50,13 @@ class Node:
         self.number, self.data = number, data
         self.port = port  # where it listens to peers
         self.wire_port = wire_port  # where the others dial
-        self.process = None
+        self.process = None  # once it serves
+        self.running = None  # from the moment it is there: a joiner speaks before it serves
         self.stopped = False  # by SIGSTOP
-        self.unreachable_until = 0.0  # the harness knows that it cannot serve before
 
     @property
     def pid(self):
-        running = self.process is not None and self.process.process.poll() is None
-        return self.process.process.pid if running else None
+        return self.running.pid if self.running is not None and self.running.poll() is None else None
 
     @property
     def url(self):
@@ -65,15 +64,20 @@ class Node:
 
     @property
     def up(self):
-        return self.pid is not None and not self.stopped
+        """Whether it can be asked."""
+        serves = self.process is not None and self.process.process is self.running
+        return serves and self.pid is not None and not self.stopped
 
     def start(self, *words, flags=()):
         """Blocking. Raises NodeEnded."""
         self.stopped = False
         settings = (*QUICK, f"cluster.advertise=127.0.0.1:{self.wire_port}", *flags)
         words = ("--cluster", f"127.0.0.1:{self.port}", *words)
-        self.process = NodeProcess(self.data, *settings, words=words)
+        self.process = NodeProcess(self.data, *settings, words=words, spawned=self._spawned)
         return self.process
+
+    def _spawned(self, running):
+        self.running = running
 
     def kill(self):
         if self.process is not None:
@@ -136,7 +140,7 @@ class Cluster:
     async def found(self):
         """The first node, with a cluster of its own."""
         node = await self.add()
-        await _in_thread(node.start, flags=self.flags)
+        await self.start(node)
         await _in_thread(node.command, "cluster", "init")
         return node
 

@@ -31,7 +31,7 @@ class NodeEnded(Exception):
 class NodeProcess:
     """A running node. `started_s` is how long it took until it served, process and all."""
 
-    def __init__(self, data, *flags, env=None, log=None, argv=None, words=()):
+    def __init__(self, data, *flags, env=None, log=None, argv=None, words=(), spawned=None):
         self.data = data
         self.log = log or data.with_name(data.name + ".log")
         begun = time.monotonic()
@@ -47,6 +47,8 @@ class NodeProcess:
                 cwd=ROOT,
                 env={**os.environ, **(env or {})},
             )
+        if spawned is not None:
+            spawned(self.process)
         try:
             serving = self._wait_until_serving(begun + STARTED_WITHIN_S)
         except BaseException:
