@@ -30,7 +30,6 @@ CORES = (
         for name in (
             "alone",
             "attempts",
-            "clocks",
             "commands",
             "copies",
             "courier",
