@@ -30,6 +30,7 @@ CORES = (
         for name in (
             "alone",
             "attempts",
+            "clocks",
             "commands",
             "copies",
             "courier",
