@@ -10,7 +10,7 @@ many keep a wire and a disk busy, and leave the event loop of both sides more th
 """
 
 from collections.abc import AsyncIterator, Callable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -32,6 +32,12 @@ ROWS_AT_ONCE: Final = 200  # some 1 ms of the event loop
 PAUSE_S: Final = 0.005  # between two such pieces
 STREAMS: Final = 6
 ASKED_WITHIN_S: Final = 5.0
+
+
+class Connecting(Protocol):
+    """What is used of `cluster.peers.links.Links`."""
+
+    on_connected: Callable[[bytes, bool], None]
 
 
 class RepairStatistics(msgspec.Struct, frozen=True):
@@ -67,6 +73,17 @@ class Repair:
         self._one = trio.Lock()
         self._count = self._checked = self._missing = self._fetched = self._bytes = 0
         self._last = (0, 0.0, 0)  # when it ended (ms), how long it took (s), what it left missing
+
+    def attach(self, links: Connecting) -> None:
+        """This node has peers, from now on: whenever one can be reached again, there may be much to fetch."""
+        connected = links.on_connected
+
+        def on_connected(node: bytes, is_connected: bool) -> None:
+            connected(node, is_connected)
+            if is_connected:
+                self.hurry()
+
+        links.on_connected = on_connected
 
     def hurry(self) -> None:
         """There is a reason for a round: rows came by snapshot, or a node can be reached again."""

@@ -281,7 +281,10 @@ def _make_parts(
     orders = {REPAIR: repair.now, SCRUB: scrub.now}
     operations = Operations(directory, replicas, router, conduct, partial(_said, room, blobs, repair), orders)
     replicas.carry = router.deliver
-    attached = (router.join, fetching.attach, placement.attach, filling.attach, operations.attach)
+    attached = (
+        *(router.join, fetching.attach, placement.attach, repair.attach, workshop.attach, filling.attach),
+        operations.attach,
+    )
     cluster = Cluster(
         directory,
         settings.cluster,

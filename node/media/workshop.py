@@ -24,7 +24,7 @@ import msgspec
 import trio
 
 from cluster.commands import Refused
-from cluster.fetching import BlobUnavailable, Fetching
+from cluster.fetching import BlobUnavailable, Fetching, Links
 from cluster.placement import NotEnoughCopies
 from cluster.raft_effects import Standing
 from cluster.replicas import Overloaded, now_ms
@@ -110,10 +110,14 @@ class Workshop:
         self._running: dict[int, trio.CancelScope] = {}  # by medium
         self._led: set[int] = set()
         self._taken_up: set[int] = set()  # of these, those whose old claims are to be released
-        self.is_alive: Callable[[str], bool] = _nobody_is  # can this other node (its id) be reached?
+        self._connected: Callable[[bytes], bool] = _nobody_is  # can this other node be reached?
         self._woken = trio.Event()
         self._finished: dict[int, list[trio.Event]] = {}
         self._done = self._refused = self._failed = 0
+
+    def attach(self, links: Links) -> None:
+        """This node has peers, from now on."""
+        self._connected = links.connected
 
     def wake(self, media: int) -> None:
         """A job for this medium was made or is due anew. The node that leads its partition hears it from the
@@ -216,10 +220,10 @@ class Workshop:
         return stale
 
     def _is_gone(self, worker: str) -> bool:
-        node, _, _ = worker.rpartition("/")
         if not worker or worker == self._worker:
             return False
-        return node == self._worker.rpartition("/")[0] or not self.is_alive(node)
+        node = _node_of(worker)
+        return node == _node_of(self._worker) or not self._connected(node)
 
     async def _give_back(self, due: DueJob) -> None:
         """On a full disk a node starts, too: its jobs wait until they can be given back."""
@@ -365,7 +369,15 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return first
 
 
-def _nobody_is(_: str) -> bool:
+def _node_of(worker: str) -> bytes:
+    """The id in a worker's name; empty in a name that no node gives itself."""
+    try:
+        return bytes.fromhex(worker.rpartition("/")[0])
+    except ValueError:
+        return b""
+
+
+def _nobody_is(_: bytes) -> bool:
     """A lone node knows no other that lives."""
     return False
 

@@ -23,6 +23,7 @@ PASSWORD = "correct horse battery"
 SMALL = (
     "http.port=0",
     "admin.port=0",
+    "cluster.port=0",
     "http.graceful_s=2",
     "storage.reserve_bytes=0",
     "storage.segment_bytes=1048576",
@@ -106,12 +107,13 @@ class User:
 
 
 @asynccontextmanager
-async def running(data, *flags):
-    """A node on the directory `data` (made if there is none), until the block ends; stopped in order then."""
+async def running(data, *flags, token=None):
+    """A node on the directory `data` (made if there is none), until the block ends; stopped in order then.
+    With a token, one that joins a cluster."""
     settings = load(flags=[*SMALL, *flags], environment={})
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        addresses = await nursery.start(run_node, data, settings, stop)
+        addresses = await nursery.start(run_node, data, settings, stop, token)
         token = (data / "keys" / "admin.token").read_text().strip()
         async with (
             httpx.AsyncClient(base_url=addresses.http.url, timeout=20, trust_env=False) as http,
