@@ -57,6 +57,14 @@ def next_step(
     return _Group(configuration, wanted, members, group, me, alive, unfit).step()
 
 
+def is_needed(configuration: Configuration, node: bytes, alive: Collection[bytes]) -> bool:
+    """Whether the group would stand still if this node were shut out at once: it votes, and the others that
+    are alive are no majority."""
+    voters = configuration.voters
+    others = sum(voter in alive for voter in voters if voter != node)
+    return node in voters and others <= len(voters) // 2
+
+
 class _Group:
     def __init__(
         self,

@@ -25,6 +25,7 @@ from cluster.peers.hello import Hello, Refusal
 from cluster.peers.invitations import Invitation
 from cluster.peers.links import Links, introduction
 from cluster.peers.messages import Describe, Described, Join, Joined
+from cluster.reconcile import is_needed
 from cluster.replicas import Overloaded, Replicas, StorageFull, now_ms
 from cluster.router import Router
 from node import joining
@@ -332,6 +333,7 @@ class Cluster:
     async def revoke(self, node: bytes) -> None:
         """Remove a member for ever. Raises NotAllowed, UnknownNode, Refused."""
         self._require_cluster()
+        self._check_dispensable(node)
         try:
             await self._decide(meta.Revoke(node))
         except Refused as refusal:
@@ -339,6 +341,19 @@ class Cluster:
                 raise UnknownNode(refusal.detail) from refusal
             raise
         log.warning("revoked", node=node.hex())
+
+    def _check_dispensable(self, node: bytes) -> None:
+        """A node is shut out at once: groups that would stand still without it hold it back."""
+        assert self.links is not None
+        alive = {self.me, *filter(self.links.connected, self._members())}
+        held = [
+            p for p in self._replicas.partitions if is_needed(self._replicas.configuration(p), node, alive)
+        ]
+        if held:
+            raise NotAllowed(
+                f"without node {node.hex()} {len(held)} groups would have no majority alive: "
+                "let another node join first, or start those that are not heard"
+            )
 
     def _require_cluster(self) -> ClusterRow:
         row = self._row()

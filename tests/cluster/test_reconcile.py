@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cluster.raft_effects import AddLearner, Demote, Promote, RaftStatistics, Remove
 from cluster.raft_messages import Configuration
-from cluster.reconcile import LEVEL_LAG, Transfer, next_step
+from cluster.reconcile import LEVEL_LAG, Transfer, is_needed, next_step
 
 LAST = 10_000
 STEPS_MAX = 40  # of seven nodes, each comes, is promoted, demoted and removed at most, and the lead moves
@@ -105,6 +105,24 @@ STORIES = [
 )
 def test_the_next_step(situation, more, step):
     assert ask(*situation, **more) == step
+
+
+@pytest.mark.parametrize(
+    ("voters", "dead", "letter", "needed"),
+    [
+        *(
+            ("abc", "", "a", False),
+            ("abc", "a", "a", False),
+            ("abc", "b", "a", True),
+            ("abc", "b", "d", False),
+        ),
+        *(("a", "", "a", True), ("a", "", "b", False), ("ab", "", "b", True), ("abcde", "bc", "a", True)),
+        *(("abcde", "b", "a", False), ("abcd", "", "a", False), ("abcd", "b", "a", True)),
+    ],
+)
+def test_whom_a_group_cannot_be_without(voters, dead, letter, needed):
+    alive = nodes(set("abcdefg") - set(dead))
+    assert is_needed(Configuration(nodes(voters), ()), node(letter), alive) is needed
 
 
 # --- against a model -----------------------------------------------------------------------------------
