@@ -49,7 +49,7 @@ CLIMATES = (
     (0.12, ("crash", "cut", "cut", "heal", "change", "change", "change", "weather", "rivals")),
 )
 
-ANNOUNCED = 0.2  # of ticks at which a leader says how far all is committed
+ANNOUNCED = 0.05  # of ticks at which a leader says how far all is committed
 
 
 class Violation(Exception):

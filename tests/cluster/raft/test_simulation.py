@@ -11,7 +11,7 @@ from tests.cluster.raft.planted import PLANTED
 from tests.cluster.raft.simulation import MESSAGE_KINDS, History, Violation, run
 
 SEEDS = range(120)
-SEEDS_TO_FIND_A_BUG_MAX = 200
+SEEDS_TO_FIND_A_BUG_MAX = 1000
 # These need a rare conjunction (Figure 8; a crash between two votes); the rule that they break finds them.
 FOUND_BY_RULE = {
     "CommitsOlderTermsByCounting": test_paper.test_leaders_commit_by_counting_only_entries_of_their_own_term,
