@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install run demo test lint bench fuzz clean
+.PHONY: help install run demo test lint bench simulate fuzz chaos clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
 
@@ -35,9 +35,15 @@ bench: $(STAMP)  ## the speed table, against Redis, PostgreSQL and nginx where t
 		|| echo 'without psycopg: what is compared with PostgreSQL is left out'
 	$(BIN)/python -m bench $(BENCH)
 
+simulate: $(STAMP)  ## 5,000 histories of a cluster in virtual time; SEEDS=… and FROM=… for others
+	$(BIN)/heliograph simulate --seed $(or $(FROM),0) --seeds $(or $(SEEDS),5000) --jobs $(or $(JOBS),2)
+
 fuzz: $(STAMP)  ## images, the HTTP surface, and links between nodes
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz
+
+chaos: $(STAMP)  ## five nodes as processes, killed, frozen and cut under load; MINUTES=30
+	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),30) $(CHAOS)
 
 clean:  ## remove the environment, not the data
 	rm -rf $(VENV) build *.egg-info

@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import trio
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from cli import demo_cluster
 from cli.client import failure
 from cli.drawings import landscape
 from cli.network import User
@@ -95,10 +96,18 @@ class Demo(NamedTuple):
 @click.option(
     "--http", "address", default="127.0.0.1:8000", show_default=True, help="HOST:PORT to listen on."
 )
+@click.option(
+    "--nodes",
+    "count",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 7),
+    help="So many nodes in one cluster, on this port and those after it.",
+)
 @click.option("--once", is_flag=True, help="End when everything is posted, instead of serving on.")
 @click.option("--json", "as_json", is_flag=True, help="The sign-ins as JSON on stdout.")
-def demo(photos: Path | None, address: str, once: bool, as_json: bool) -> None:
-    """Start a throw-away node and fill it with twelve people and their pictures."""
+def demo(photos: Path | None, address: str, count: int, once: bool, as_json: bool) -> None:
+    """Start a throw-away node, or a cluster of several, and fill it with twelve people and their pictures."""
     from node.logs import set_up
     from node.settings import SettingsError, load
 
@@ -113,7 +122,11 @@ def demo(photos: Path | None, address: str, once: bool, as_json: bool) -> None:
         raise click.UsageError(f"{photos} has no photographs")
     set_up(form="console", level="error")
     with tempfile.TemporaryDirectory(prefix="heliograph-demo-") as folder, _plain_ends():
-        trio.run(_run, Path(folder), settings, pictures, once, as_json)
+        if count == 1:
+            trio.run(_run, Path(folder), settings, pictures, once, as_json)
+        else:
+            village = demo_cluster.Cluster(Path(folder), settings.http.host, settings.http.port, FLAGS)
+            trio.run(_run_cluster, village, count, pictures, once, as_json)
 
 
 async def _run(
@@ -136,6 +149,32 @@ async def _run(
                 nursery.cancel_scope.cancel()
             else:
                 note("Ctrl-C ends the node and removes its data.")
+
+
+async def _run_cluster(
+    cluster: demo_cluster.Cluster, count: int, pictures: list[Picture], once: bool, as_json: bool
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        try:
+            async with trio.open_nursery() as nursery:
+
+                async def end_on_signal() -> None:
+                    await anext(signals)
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(end_on_signal)
+                note(f"{count} nodes start")
+                await trio.to_thread.run_sync(cluster.grow, count, abandon_on_cancel=True)
+                _tell(await fill(cluster.nodes[0].url, pictures), as_json, cluster.facts())
+                if not as_json:
+                    cluster.tell()
+                if once:
+                    nursery.cancel_scope.cancel()
+                else:
+                    note("Ctrl-C ends the nodes and removes their data.")
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(cluster.close)
 
 
 @contextmanager
@@ -280,14 +319,15 @@ class Village:
         return body
 
 
-def _tell(made: Demo, as_json: bool) -> None:
+def _tell(made: Demo, as_json: bool, nodes: Sequence[dict[str, Any]] = ()) -> None:
     for reason in made.left_out:
         note(f"left out: {reason}")
     if as_json:
         users = [
             {"username": one.user.username, "password": PASSWORD, "id": one.user.id} for one in made.people
         ]
-        print_json({"url": made.url, "posts": made.posts, "people": users})
+        told: dict[str, Any] = {"url": made.url, "posts": made.posts, "people": users}
+        print_json({**told, "nodes": nodes} if nodes else told)
         sys.stdout.flush()
         return
     rows = [(one.user.username, PASSWORD, one.user.id) for one in made.people]

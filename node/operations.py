@@ -4,7 +4,7 @@ What only one node knows is asked of it (`NodeStatus`), and what only one node c
 (`Order`): whoever is asked by the operator speaks to the others.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final, Protocol
 
@@ -31,7 +31,7 @@ log = get_logger("cluster")
 HEARD_WITHIN_S: Final = 2.0  # for a node's report: one that is slower counts as not heard
 ORDERED_WITHIN_S: Final = 10.0  # for an order to be begun: hundreds of leaderships are handed over in that
 DIGESTED_WITHIN_S: Final = 600.0  # for one partition: it is read whole
-DIGESTS_AT_ONCE: Final = 2  # partitions: each stops the writer of its shard
+DIGESTS_AT_ONCE: Final = 4  # partitions: each stops the writer of its shard for as long as it is read
 LEVEL_WITHIN_S: Final = 30.0  # for the other replicas to have applied the same command
 LOOK_EVERY_S: Final = 0.1
 KEEP_S: Final = 600.0  # how long a leadership that was given by hand stays where it is
@@ -346,85 +346,84 @@ class Operations:
         began = trio.current_time()
         with self._router.read() as rows:
             nodes = tuple(meta_rows.members(rows)) or (self.me,)
-        comparison = _Comparison(nodes)
+        comparison = Comparison(nodes)
         limiter = trio.CapacityLimiter(DIGESTS_AT_ONCE)
 
-        async def compare(number: int) -> None:
-            async with limiter:
-                await self._compare(number, comparison)
+        async def order(number: int) -> None:
+            try:
+                async with limiter:
+                    with trio.fail_after(DIGESTED_WITHIN_S):
+                        await self._router.order(number, Digest())
+                comparison.wanted.add(number)
+            except (Unavailable, Overloaded, StorageFull, trio.TooSlowError) as wrong:
+                comparison.unheard.append(NotDone(number, str(wrong) or "no answer in time"))
 
         async with trio.open_nursery() as nursery:
             for number in self._replicas.partitions:
-                nursery.start_soon(compare, number)
+                nursery.start_soon(order, number)
+        with trio.move_on_after(LEVEL_WITHIN_S):
+            while comparison.wanted:
+                for node in nodes:
+                    await self._ask_digests(node, comparison)
+                comparison.take_level()
+                if comparison.wanted:
+                    await trio.sleep(LOOK_EVERY_S)
         return comparison.ended(trio.current_time() - began)
 
-    async def _compare(self, number: int, comparison: "_Comparison") -> None:
-        try:
-            with trio.fail_after(DIGESTED_WITHIN_S):
-                await self._router.order(number, Digest())
-        except (Unavailable, Overloaded, StorageFull, trio.TooSlowError) as wrong:
-            comparison.unheard.append(NotDone(number, str(wrong) or "no answer in time"))
-            return
-        told: dict[bytes, tuple[int, bytes]] = {}
-        wrong_of: dict[bytes, str] = {}
-        with trio.move_on_after(LEVEL_WITHIN_S):
-            while not _are_level(told, comparison.nodes):
-                for node in comparison.nodes:
-                    await self._ask_digest(node, number, told, wrong_of)
-                if wrong_of:
-                    break
-                await trio.sleep(0 if _are_level(told, comparison.nodes) else LOOK_EVERY_S)
-        for node, why in wrong_of.items():
-            comparison.unheard.append(NotDone(number, f"node {node.hex()[:8]}: {why}"))
-        if not wrong_of and not _are_level(told, comparison.nodes):
-            behind = f"not all replicas have applied it in {LEVEL_WITHIN_S:.0f} s"
-            comparison.unheard.append(NotDone(number, behind))
-            return
-        comparison.compared += not wrong_of
-        comparison.take(number, told)
-
-    async def _ask_digest(
-        self, node: bytes, number: int, told: dict[bytes, tuple[int, bytes]], wrong_of: dict[bytes, str]
-    ) -> None:
-        asked = GetDigests((number,))
+    async def _ask_digests(self, node: bytes, comparison: "Comparison") -> None:
+        """What `node` found of the partitions that are not compared yet."""
+        asked = GetDigests(tuple(sorted(comparison.wanted)))
         try:
             if node == self.me:
                 answer = await self._told_digests(node, asked)
             else:
                 answer = await self._call(node, asked, HEARD_WITHIN_S)
         except (PeerUnreachable, PeerSilent, PeerRefused) as wrong:
-            wrong_of[node] = str(wrong) or type(wrong).__name__
-            return
-        for at, index, digest in answer.digests:
-            if at == number:
-                told[node] = (index, digest)
+            comparison.silent[node] = str(wrong) or type(wrong).__name__
+        else:
+            comparison.silent.pop(node, None)
+            comparison.heard(node, answer.digests)
 
     async def _told_digests(self, _: bytes, asked: GetDigests) -> Digests:
         found = ((number, self._replicas.digested(number)) for number in asked.partitions)
         return Digests(tuple((number, *last) for number, last in found if last is not None))
 
 
-def _are_level(told: Mapping[bytes, tuple[int, bytes]], nodes: Sequence[bytes]) -> bool:
-    """Whether all have answered with what they found at one index."""
-    return len(told) == len(nodes) and len({index for index, _ in told.values()}) == 1
+class Comparison:
+    """Digests of many partitions by many nodes, until all are at one index."""
 
-
-class _Comparison:
     def __init__(self, nodes: Sequence[bytes]) -> None:
         self.nodes = nodes
-        self.compared = 0
-        self.different: list[Different] = []
+        self.wanted: set[int] = set()  # partitions that are not compared yet
+        self.silent: dict[bytes, str] = {}  # nodes that do not answer, and why
         self.unheard: list[NotDone] = []
+        self._told: dict[int, dict[bytes, tuple[int, bytes]]] = {}
+        self._compared = 0
+        self._different: list[Different] = []
 
-    def take(self, number: int, told: Mapping[bytes, tuple[int, bytes]]) -> None:
-        """What nodes found at the newest index; older findings are of another state."""
-        newest = max((index for index, _ in told.values()), default=0)
-        found = {node.hex(): digest.hex() for node, (index, digest) in told.items() if index == newest}
-        if len(set(found.values())) > 1:
-            self.different.append(Different(number, newest, found))
+    def heard(self, node: bytes, digests: Iterable[tuple[int, int, bytes]]) -> None:
+        for partition, index, digest in digests:
+            self._told.setdefault(partition, {})[node] = (index, digest)
+
+    def take_level(self) -> None:
+        """Compare those that all nodes have found at the same index."""
+        for number in sorted(self.wanted):
+            told = self._told.get(number, {})
+            if len(told) < len(self.nodes) or len({index for index, _ in told.values()}) != 1:
+                continue
+            self.wanted.discard(number)
+            self._compared += 1
+            if len({digest for _, digest in told.values()}) > 1:
+                found = {node.hex(): digest.hex() for node, (_, digest) in told.items()}
+                self._different.append(Different(number, next(iter(told.values()))[0], found))
 
     def ended(self, seconds: float) -> Compared:
-        return Compared(self.compared, len(self.nodes), tuple(self.different), tuple(self.unheard), seconds)
+        silent = "; ".join(f"node {node.hex()[:8]}: {why}" for node, why in sorted(self.silent.items()))
+        why = silent or f"not all replicas came to the same index in {LEVEL_WITHIN_S:.0f} s"
+        left = [NotDone(number, why) for number in sorted(self.wanted)]
+        return Compared(
+            self._compared, len(self.nodes), tuple(self._different), (*self.unheard, *left), seconds
+        )
 
 
 def _lagging(group: RaftStatistics) -> list[bytes]:

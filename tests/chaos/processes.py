@@ -98,7 +98,7 @@ class Node:
         token = (self.data / "keys" / "admin.token").read_text().strip()
         headers = {"Authorization": f"Bearer {token}"}
         answer = httpx.request(
-            method, f"{self.process.admin_url}{path}", headers=headers, trust_env=False, timeout=30, **request
+            method, f"{self.process.admin_url}{path}", headers=headers, trust_env=False, timeout=120, **request
         )
         assert answer.status_code < 300, f"{path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None

@@ -1,6 +1,7 @@
 """The demo as a person starts it: twelve people, their pictures, an end that leaves nothing behind."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -84,6 +85,30 @@ def published(client, people):
     assert {post["id"] for post in feed} <= {post["id"] for post in grids}
     assert len(grids) == 2
     return grids
+
+
+def test_three_nodes_of_which_one_is_killed(photos, temporary):
+    process = start(temporary, "--photos", photos, "--nodes", 3, "--http", "127.0.0.1:0", "--json")
+    try:
+        made = json.loads(until(process.stdout, "}"))
+        nodes = made["nodes"]
+        assert len(nodes) == 3 and made["posts"] == 2
+        os.kill(nodes[2]["pid"], signal.SIGKILL)
+        for node in nodes[:2]:
+            with httpx.Client(base_url=node["url"]) as client:
+                for post in published(client, made["people"]):
+                    assert post["upload_status"] == "complete"
+                    assert client.get(post["photo_url"]).status_code == 200
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, told
+    assert "Traceback" not in told and list(temporary.iterdir()) == []
+    for node in nodes:
+        with pytest.raises(ProcessLookupError):
+            os.kill(node["pid"], 0)
 
 
 def test_a_port_in_use_is_one_clear_line(photos, temporary):
