@@ -162,7 +162,7 @@ class Peer:
         self._links_made += 1
         since = trio.current_time()
         self._tell(True)
-        log.info("link made", peer=self.node.hex(), address=self.address, boot=wire.peer.boot)
+        log.info("link_made", peer=self.node.hex(), address=self.address, boot=wire.peer.boot)
         try:
             ended = await link.run()
         finally:
@@ -170,7 +170,7 @@ class Peer:
             self._let_go(link)
             await self._pool.aclose()  # what is kept there has most likely ended too
         self._last_error = ended.detail
-        log.info("link lost", peer=self.node.hex(), code=ended.code, detail=ended.detail)
+        log.info("link_lost", peer=self.node.hex(), code=ended.code, detail=ended.detail)
         return trio.current_time() - since
 
     def _let_go(self, link: Link) -> None:
@@ -201,7 +201,7 @@ class Peer:
             if refused.heard and refused.who == Name(around.me.cluster, self.node):
                 around.on_told(refused.refusal)  # not of whoever else may be at this address
         self._last_error = f"{code}: {detail}"
-        around.refusals.note("no link to a peer", code, detail, self.node.hex())
+        around.refusals.note("no_link_to_peer", code, detail, self.node.hex())
         return None
 
     async def _open_bulk(self) -> Wire:
@@ -249,14 +249,14 @@ class Peer:
         except msgspec.DecodeError as error:
             link.cut(BAD_FRAME, f"a refusal that cannot be read: {error}")
             return
-        self._around.refusals.note("refused by a peer", refusal.code, refusal.detail, self.node.hex())
+        self._around.refusals.note("refused_by_peer", refusal.code, refusal.detail, self.node.hex())
         link.cut(refusal.code, refusal.detail)
         self._around.on_told(refusal)
 
     def review(self) -> None:
         link = self.link
         if link is not None and (refusal := self._around.admits(link.wire.peer)) is not None:
-            self._around.refusals.note("link ended", refusal.code, refusal.detail, self.node.hex())
+            self._around.refusals.note("link_ended", refusal.code, refusal.detail, self.node.hex())
             link.cut(refusal.code, refusal.detail, refusal)
 
     def statistics(self) -> PeerStatistics:

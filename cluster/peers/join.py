@@ -1,8 +1,9 @@
 """The joiner's side: one question at a time to a node of the cluster, without a certificate.
 
-First anybody's server may be asked for the CA's certificate (`described`): nothing secret is said, and
-nothing is believed but a certificate whose fingerprint is that of the invitation. Then the secret is told
-(`join`), over a connection whose other end has proved with TLS that this CA signed its key.
+First anybody's server may be asked for the CA's certificate: nothing secret is said, and nothing is believed
+but a certificate whose fingerprint is that of the invitation. The same question is then put over a connection
+whose other end has proved with TLS that this CA signed its key, and there the answer is believed
+(`described`); only over such a one the secret is told (`join`).
 """
 
 import ssl
@@ -36,13 +37,20 @@ async def described(invitation: Invitation, *, transport: Transport = tcp) -> tu
     last: Exception | None = None
     for address in invitation.addresses:
         try:
-            context = certificates.joiner_context(None)
-            answer = await _ask(address, context, b"", Describe(), DESCRIBE_S, transport)
-            return address, _of_the_authority(address, answer, invitation)
+            return address, await _described_at(address, invitation, transport)
         except (NotInvited, PeerUnreachable, PeerSilent, PeerRefused) as error:
             last = error if not isinstance(last, NotInvited) else last
     assert last is not None  # an invitation has an address
     raise last
+
+
+async def _described_at(address: str, invitation: Invitation, transport: Transport) -> Described:
+    anybody = certificates.joiner_context(None)
+    said = await _ask(address, anybody, b"", Describe(), DESCRIBE_S, transport)
+    first = _of_the_authority(address, said, invitation)
+    proved = certificates.joiner_context(first.ca)
+    said = await _ask(address, proved, first.cluster, Describe(), DESCRIBE_S, transport)
+    return _of_the_authority(address, said, invitation)
 
 
 async def join(

@@ -68,7 +68,7 @@ class Serving:
         """What is known of members has changed: links that would not be admitted now are ended."""
         for link in list(self._links.values()):
             if (refusal := self._admits(link.wire.peer)) is not None:
-                self._refusals.note("link ended", refusal.code, refusal.detail, link.wire.peer.node.hex())
+                self._refusals.note("link_ended", refusal.code, refusal.detail, link.wire.peer.node.hex())
                 link.cut(refusal.code, refusal.detail, refusal)
         for wire, scope in list(self._bulk.items()):
             if self._admits(wire.peer) is not None:
@@ -81,14 +81,14 @@ class Serving:
             self._handshakes.total() >= HANDSHAKES_MAX
             or self._handshakes[address] >= HANDSHAKES_OF_ADDRESS_MAX
         ):
-            self._refusals.note("handshakes overfull", hello.BUSY, "too many are under way", address)
+            self._refusals.note("handshakes_overfull", hello.BUSY, "too many are under way", address)
             await trio.aclose_forcefully(transport)
             return
         self._handshakes[address] += 1
         try:
             wire = await accept_wire(transport, context, self._me, self._admits)
         except LinkBroken as broken:
-            self._refusals.note("no link", broken.code, broken.detail, address)
+            self._refusals.note("no_link", broken.code, broken.detail, address)
             return
         except Refused as refused:
             self._refused(refused, address)
@@ -104,7 +104,7 @@ class Serving:
 
     def _refused(self, refused: Refused, address: str) -> None:
         who = refused.who.node.hex() if refused.who else address
-        event = "refused by a peer" if refused.heard else "peer refused"
+        event = "refused_by_peer" if refused.heard else "peer_refused"
         self._refusals.note(event, refused.refusal.code, refused.refusal.detail, who)
 
     async def _serve(self, wire: Wire, address: str) -> None:
@@ -168,7 +168,7 @@ class Serving:
         except msgspec.DecodeError as error:
             link.cut(BAD_FRAME, f"a refusal that cannot be read: {error}")
             return
-        self._refusals.note("refused by a peer", refusal.code, refusal.detail, link.wire.peer.node.hex())
+        self._refusals.note("refused_by_peer", refusal.code, refusal.detail, link.wire.peer.node.hex())
         link.cut(refusal.code, refusal.detail)
         self.on_told(refusal)
 
@@ -191,7 +191,7 @@ class Serving:
         return _response(frame, failed)
 
     def _mistake(self, node: bytes, error: Exception) -> Failed:
-        log.error("a request of a peer failed", peer=node.hex(), exc_info=error)
+        log.error("peer_request_failed", peer=node.hex(), exc_info=error)
         self._refusals.counts[INTERNAL] += 1
         return Failed(INTERNAL, type(error).__name__)
 
@@ -200,7 +200,7 @@ class Serving:
         node = wire.peer.node
         if sum(other.peer.node == node for other in self._bulk) >= BULK_OF_NODE_MAX:
             refusal = Refusal(hello.BUSY, f"{BULK_OF_NODE_MAX} bulk connections of this node are open")
-            self._refusals.note("peer refused", refusal.code, refusal.detail, node.hex())
+            self._refusals.note("peer_refused", refusal.code, refusal.detail, node.hex())
             await wire.refuse(refusal)
             return
         try:
@@ -245,7 +245,7 @@ class Serving:
         now = round(trio.current_time() * 1000)
         if self._strangers_now >= STRANGERS_MAX or not self._strangers.admits(now):
             refusal = Refusal(hello.BUSY, "too many nodes ask to join; try again")
-            self._refusals.note("stranger refused", refusal.code, refusal.detail, address)
+            self._refusals.note("stranger_refused", refusal.code, refusal.detail, address)
             await wire.refuse(refusal)
             return
         self._strangers_now += 1

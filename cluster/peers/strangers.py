@@ -6,7 +6,7 @@ and `cluster.peers.serving` bounds how many handshakes are under way.
 
 from typing import Final
 
-BURST: Final = 20  # strangers at once: a cluster of seven is made by a script in one go
+BURST: Final = 60  # links at once: a cluster of seven is made by a script in one go, with three each
 EVERY_MS: Final = 500  # afterwards one in this time
 
 

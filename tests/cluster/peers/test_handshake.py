@@ -70,8 +70,9 @@ async def test_the_right_one_is_let_in_on_both_lanes(tmp_path):
         ({"ca": authority(OTHER_CLUSTER), "trusts": authority()}, "foreign_certificate"),
         ({"now": now_ms() - 31 * DAY_MS}, "expired_certificate"),
         ({"now": now_ms() + DAY_MS}, "expired_certificate"),
+        ({"name": Name(CLUSTER, b"short")}, "foreign_certificate"),
     ],
-    ids=["foreign CA", "another cluster's", "expired", "not valid yet"],
+    ids=["foreign CA", "another cluster's", "expired", "not valid yet", "names no node"],
 )
 async def test_certificates_that_tls_refuses(tmp_path, wrong, code):
     b = make_node(tmp_path, B)
@@ -286,7 +287,7 @@ async def test_without_a_certificate_only_describe_and_join_are_served(tmp_path)
                 assert answer == described
             else:
                 assert isinstance(answer, Failed) and answer.code == "unknown"
-        with pytest.raises(LinkBroken):  # four questions are all that one may ask
+        with pytest.raises(LinkBroken), trio.fail_after(WAIT_S):  # four questions are all that one may ask
             await wire.receive()
         await wire.aclose()
         for said in (

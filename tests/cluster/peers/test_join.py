@@ -8,6 +8,7 @@ from cluster.peers import certificates, join
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.invitations import Invitation
 from cluster.peers.join import NotInvited
+from cluster.peers.links import tcp
 from cluster.peers.messages import Describe, Described, Failed, Join, Joined
 from tests.cluster.peers.cluster import (
     CLUSTER,
@@ -77,22 +78,47 @@ async def test_who_shows_the_right_certificate_of_the_ca_but_has_not_its_signatu
     """Everybody may know the CA's certificate; who has no key that it signed cannot finish TLS."""
     b = make_node(tmp_path, B, given=credentials(tmp_path, B, ca=authority(CLUSTER, 1)))
     asked = serving(b, authority().certificate)
+    described = Described(CLUSTER, 256, 1, authority().certificate)
     async with running(b):
         invitation = invited(b.address)
-        address, described = await join.described(invitation)
         with pytest.raises(PeerUnreachable, match="foreign_certificate"):
-            await join.join(invitation, address, described, REQUEST)
+            await join.described(invitation)
+        with pytest.raises(PeerUnreachable, match="foreign_certificate"):
+            await join.join(invitation, b.address, described, REQUEST)
     assert not asked
 
 
+async def test_what_is_believed_was_said_by_a_node_of_the_cluster(tmp_path):
+    """Who sits in between can answer the first question, with the right CA and anything beside it."""
+    b, liar = make_node(tmp_path, B), make_node(tmp_path, C)
+    serving(b, authority().certificate)
+
+    async def lies(sender, request):
+        return Described(CLUSTER, 3, 9, authority().certificate)
+
+    liar.links.serve(Describe, lies)
+    async with running(b, liar):
+        asked = []
+
+        async def between(address):
+            asked.append(address)
+            return await tcp(liar.address if len(asked) == 1 else address)
+
+        _, described = await join.described(invited(b.address), transport=between)
+        assert len(asked) == 2 and described == Described(CLUSTER, 256, 1, authority().certificate)
+
+
 async def test_a_node_of_the_ca_that_names_another_cluster_is_told_nothing(tmp_path):
-    b = make_node(tmp_path, B)
+    """Its certificate is of one cluster, and its words of another."""
+    b = make_node(tmp_path, B, cluster=OTHER_CLUSTER, given=credentials(tmp_path, B))
     asked = serving(b, authority().certificate, OTHER_CLUSTER)
+    described = Described(OTHER_CLUSTER, 256, 1, authority().certificate)
     async with running(b):
         invitation = invited(b.address)
-        address, described = await join.described(invitation)
-        with pytest.raises((PeerUnreachable, PeerRefused)):
-            await join.join(invitation, address, described, REQUEST)
+        with pytest.raises(PeerUnreachable, match="certificate is not that of a node"):
+            await join.described(invitation)
+        with pytest.raises(PeerUnreachable, match="certificate is not that of a node"):
+            await join.join(invitation, b.address, described, REQUEST)
     assert not asked
 
 
