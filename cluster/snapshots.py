@@ -25,6 +25,7 @@ from cluster.raft_messages import Configuration, Install
 from cluster.spool import Spool, Spooled, SpoolFull
 from cluster.state_stream import (
     STATE_BYTES_MAX,
+    Begin,
     StateDamaged,
     StateTooLarge,
     StateTooNew,
@@ -72,6 +73,10 @@ class Receiver(Protocol):
 
     async def install(self, sender: bytes, install: Install, spool: Spooled) -> None:
         """Returns when the state is in place, or is not needed."""
+        ...
+
+    def committed_index(self, partition: int) -> int:
+        """How far the partition's rows go for certain."""
         ...
 
 
@@ -167,6 +172,8 @@ class Snapshots:
         try:
             async with self._takes:
                 spooled = await self._pull(sender, partition)
+                if isinstance(spooled, Begin):  # as far as that it is here already
+                    return Index((spooled.index,))
                 begin = spooled.begin
                 install = Install(partition, offer.term, begin.index, begin.term, begin.configuration)
                 # Cancelled here the spool stays: a shard's thread may have begun with it. A start sweeps it.
@@ -180,16 +187,21 @@ class Snapshots:
         self._counts["taken"] += 1
         return Index((begin.index,))
 
-    async def _pull(self, sender: bytes, partition: int) -> Spooled:
+    async def _pull(self, sender: bytes, partition: int) -> Spooled | Begin:
+        """The whole state; or where it begins, if what is here goes as far."""
         spool = await trio.to_thread.run_sync(self._open_spool, partition)
         try:
             async with self._links.stream(sender, FetchSnapshot(partition), idle_s=IDLE_S) as chunks:
                 portion = bytearray()
                 async for chunk in chunks:
                     portion += chunk
-                    if len(portion) >= PORTION_BYTES:
-                        await trio.to_thread.run_sync(spool.write, bytes(portion))
-                        portion.clear()
+                    if len(portion) < PORTION_BYTES and spool.begin is not None:
+                        continue
+                    await trio.to_thread.run_sync(spool.write, bytes(portion))
+                    portion.clear()
+                    begin = spool.begin
+                    if begin is not None and begin.index <= self._replicas.committed_index(partition):
+                        return begin
                 await trio.to_thread.run_sync(spool.write, bytes(portion))
             spooled = await trio.to_thread.run_sync(spool.finish)
         except (StateDamaged, StateTooLarge, StateTooNew) as wrong:

@@ -37,6 +37,11 @@ class Spool:
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     @property
+    def begin(self) -> Begin | None:
+        """What the state is, as soon as it is known."""
+        return self._check.begin
+
+    @property
     def received_bytes(self) -> int:
         return self._check.received_bytes
 

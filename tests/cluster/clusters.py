@@ -131,7 +131,7 @@ class Node:
 def make_node(path, number, network, *, founder, machine=None):
     me = bytes([number + 1]) * 16
     folder = path / str(number)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     journal = Journal.open(folder / "journal", segment_bytes=1 << 20)
     shards = [Shard(folder / f"shard-{one}", map_bytes=MAP_BYTES) for one in range(SHARDS)]
     machines = dict.fromkeys(range(PARTITIONS), machine or Bank())

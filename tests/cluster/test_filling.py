@@ -10,8 +10,10 @@ from cluster.keys import HEADS, HEADS_PARTITION, HeadKey
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.raft_effects import AddLearner, Promote
 from cluster.snapshots import Snapshots
+from cluster.spool import finish_installs
 from storage.keys import partition_range
-from tests.cluster.clusters import PARTITIONS, Cluster, Network, add, make_node
+from storage.shard import Shard
+from tests.cluster.clusters import MAP_BYTES, PARTITIONS, Cluster, Network, add, make_node
 from tests.cluster.toy import encode
 
 WITHIN_S = 30
@@ -46,7 +48,7 @@ async def late(path, nodes=2):
         for node in made:
             send = attach(node, path / f"spools-{node.number}")
             node.replicas.on_need_snapshot = partial(nursery.start_soon, send)
-            await nursery.start(node.run)
+            await nursery.start(run_until_it_dies, node)
         members = {node.me: node.address for node in made}
         network.addresses = {address: me for me, address in members.items()}
         founder = made[0]
@@ -67,6 +69,17 @@ async def late(path, nodes=2):
         for node in cluster.living:
             await cluster.stop(node)
         nursery.cancel_scope.cancel()
+
+
+class Died(Exception):
+    """A process is killed."""
+
+
+async def run_until_it_dies(node, task_status):
+    try:
+        await node.run(task_status)
+    except* Died:
+        pass
 
 
 def state(node, partition):
@@ -115,6 +128,9 @@ class Held:
         await self.go_on.wait()
         await self.replicas.install(sender, install, spool)
 
+    def committed_index(self, partition):
+        return self.replicas.committed_index(partition)
+
 
 async def test_a_leader_that_loses_its_lead_while_it_sends_harms_nobody(tmp_path, monkeypatch):
     """The state that arrives is committed state; what its old term says is refused, and asked for again."""
@@ -141,3 +157,40 @@ async def test_a_leader_that_loses_its_lead_while_it_sends_harms_nobody(tmp_path
         with trio.fail_after(WITHIN_S):
             while state(third, 2) != state(second, 2):
                 await trio.sleep(0.01)
+
+
+async def test_a_node_that_dies_while_it_installs_goes_on_after_its_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_writer, "SEGMENTS_KEPT", 0)
+    monkeypatch.setattr("cluster.installing.INSTALL_ROWS", 20)
+
+    def cut(number, install, spool):
+        for step, changed in enumerate(joiner.snapshots.pieces(number, install, spool)):
+            yield changed
+            if step == 2:
+                raise Died
+
+    async with late(tmp_path) as cluster, trio.open_nursery() as nursery:
+        founder, joiner = cluster.nodes
+        joiner.replicas.pieces = cut
+        await cluster.change(3, AddLearner(joiner.me))
+        with trio.fail_after(WITHIN_S):
+            await joiner.ended.wait()
+        shards = [Shard(tmp_path / "1" / f"shard-{number}", map_bytes=MAP_BYTES) for number in range(2)]
+        assert finish_installs(shards, tmp_path / "spools-1") == [3]
+        for shard in shards:
+            shard.close()
+        again = make_node(tmp_path, 1, cluster.network, founder=False)
+        assert 0 < again.replicas.committed_index(3) <= founder.replicas.committed_index(3)
+        attach(again, tmp_path / "spools-1")
+        await nursery.start(again.run)
+        cluster.nodes[1] = again
+        members = {node.me: node.address for node in cluster.nodes}
+        cluster.network.addresses = {address: me for me, address in members.items()}
+        for node in cluster.nodes:
+            node.replicas.set_peers(members)
+            node.links.connect_to(members)
+        await founder.router.execute(3, add())
+        with trio.fail_after(WITHIN_S):
+            while state(again, 3) != state(founder, 3):
+                await trio.sleep(0.01)
+        await cluster.stop(again)

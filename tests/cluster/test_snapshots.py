@@ -31,6 +31,7 @@ class Replica:
         self.folder = path / "snapshots"
         self.installs = []
         self.steps = 0
+        self.applied = {}
         self.before_install = trio.lowlevel.checkpoint
         self.snapshots = Snapshots(path.name.encode() * 16, PARTITIONS, self, links, self.shards, self.folder)
 
@@ -40,6 +41,9 @@ class Replica:
             self.steps += 1
             await trio.lowlevel.checkpoint()
         self.installs.append((sender, install))
+
+    def committed_index(self, partition):
+        return self.applied.get(partition, 0)
 
     def fill(self, partition, notes, **more):
         transaction = self.shards[partition & 1].begin()
@@ -93,6 +97,18 @@ async def test_a_state_is_brought_to_another_node(tmp_path):
         assert sent.given_bytes == taken.taken_bytes > 700_000
 
 
+async def test_what_is_there_already_is_not_sent(tmp_path):
+    async with nodes(tmp_path) as (a, b):
+        a.fill(PARTITION, some_notes(100_000, 1), index=90, term=4)
+        b.applied[PARTITION] = 90
+        assert await a.snapshots.send(B, PARTITION, 6) == 90
+        assert b.installs == [] and b.spools() == []
+        assert b.snapshots.statistics().taken_bytes < 2_000_000
+        b.applied[PARTITION] = 89
+        assert await a.snapshots.send(B, PARTITION, 6) == 90
+        assert len(b.installs) == 1
+
+
 async def test_many_at_once_all_arrive(tmp_path):
     async with nodes(tmp_path) as (a, b):
         for partition in range(8):
@@ -108,6 +124,8 @@ async def test_many_at_once_all_arrive(tmp_path):
 async def test_no_more_streams_than_the_bound_run_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(snapshots, "SENDS_OF_NODE_MAX", 2)
     async with nodes(tmp_path) as (a, b):
+        for partition in range(8):
+            a.fill(partition, {1: b"x"})
         together, most = 0, 0
 
         async def install_slowly():
@@ -168,6 +186,7 @@ async def test_a_stream_that_takes_too_long_is_ended(tmp_path, monkeypatch):
 async def test_a_disk_without_room_is_said_to_be_full(tmp_path, monkeypatch):
     monkeypatch.setattr("cluster.spool.LEFT_BYTES", 1 << 60)
     async with nodes(tmp_path) as (a, b):
+        a.fill(PARTITION, {1: b"x"})
         with pytest.raises(PeerRefused, match="storage_full"):
             await a.snapshots.send(B, PARTITION, 1)
         assert b.spools() == []
@@ -184,6 +203,7 @@ async def test_more_than_is_taken_is_refused(tmp_path):
 
 async def test_one_state_of_a_partition_at_a_time(tmp_path):
     async with nodes(tmp_path) as (a, b):
+        a.fill(PARTITION, {1: b"x"})
         begun, go_on = trio.Event(), trio.Event()
 
         async def hold():
