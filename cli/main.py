@@ -20,6 +20,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {  # name → (module:attribute, t
     "media": ("cli.media:media", "Media jobs whose tries are used up."),
     "dead-letters": ("cli.dead_letters:dead_letters", "Messages between partitions that were refused."),
     # for people
+    "simulate": ("cli.simulate:simulate", "A cluster in virtual time, with faults, judged by the laws."),
     "demo": ("cli.demo:demo", "A throw-away node with twelve people and their pictures."),
     "login": ("cli.login:login", "Sign in, or sign up."),
     "logout": ("cli.login:logout", "End the session."),

@@ -109,6 +109,10 @@ class QuietGroups:
         peer.different = 0
         return Wakes(sorted(peer.under), sorted(peer.left))
 
+    def leaders(self) -> list[bytes]:
+        """The nodes under which groups are quiet here."""
+        return [node for node, peer in self._peers.items() if peer.under]
+
     def silent(self, node: bytes) -> list[int]:
         """`node` was not heard for an election timeout: the groups that are quiet under it."""
         return sorted(self._peer(node).under)

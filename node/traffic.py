@@ -6,7 +6,7 @@ UNSETTLED. Names are few, so that they are fought for; profiles are written by e
 `node.traffic_laws` holds against the end is kept in the `Ledger`.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from random import Random
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from blake3 import blake3
 from cluster.commands import Accepted, Declined, Outcome
 from cluster.partition import StateMachine
 from cluster.simulation.linearizability import NEVER, Operation
-from cluster.simulation.traffic import Read, Step, Write
+from cluster.simulation.traffic import Client, Read, Step, Write
 from node.social import accounts, blobs, comments, deletion, follows, jobs, likes, people, posts
 from node.social.application import social_machine
 from node.social.keys import UserKey
@@ -81,9 +81,9 @@ class SocialTraffic:
         self.partitions = partitions
         self.ledger = Ledger()
         self.names = [f"name{number}" for number in range(NAMES_PER_CLIENT * clients)]
-        self.clients: Sequence[SocialClient] = [SocialClient(self, number) for number in range(clients)]
+        self.clients: Sequence[Client] = [SocialClient(self, number) for number in range(clients)]
 
-    def wrong(self, rows: Reader, partitions: int) -> Any:
+    def wrong(self, rows: Reader, partitions: int) -> Iterator[tuple[str, str]]:
         from node.traffic_laws import broken
 
         return broken(self.ledger, rows, partitions)

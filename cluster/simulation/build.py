@@ -1,17 +1,22 @@
 """Of what a simulated node is built: the production types, unless a test plants a bug by replacing one."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 
 from cluster.groups import ELECTION_TICKS, Groups
-from cluster.partition import Partition
+from cluster.partition import Partition, StateMachine
 from cluster.raft import Raft
 from cluster.raft_effects import RaftSettings
+from cluster.raft_messages import Configuration
+from cluster.simulation.belonging import Belonging
+from cluster.simulation.errand import Errand
 from cluster.simulation.node import Node, Proposal, Question
 from cluster.simulation.service import Service
-from cluster.simulation.shelf import Shelf, replace_state
+from cluster.simulation.shelf import Shelf
+from cluster.starts import Starts
+from cluster.state_stream import state_pieces
+from storage.rows import Reader
 
 # Windows and messages are small, so that followers are served from the journal and by snapshots too.
 SETTINGS = RaftSettings(
@@ -24,6 +29,14 @@ SETTINGS = RaftSettings(
 )
 
 
+def whole_state(rows: Reader, partition: int, founder: Configuration) -> list[bytes]:
+    return list(state_pieces(rows, partition, founder))
+
+
+def same_machine(_: Node, machine: StateMachine) -> StateMachine:
+    return machine
+
+
 class Build(msgspec.Struct, frozen=True):
     node: type[Node] = Node
     service: type[Service] = Service
@@ -33,8 +46,11 @@ class Build(msgspec.Struct, frozen=True):
     shelf: type[Shelf] = Shelf
     proposal: type[Proposal] = Proposal
     question: type[Question] = Question
-    pieces: Callable[..., Iterable[None]] = replace_state
-    machine: Callable[[Node, Any], Any] = lambda _, machine: machine
+    state: Callable[[Reader, int, Configuration], list[bytes]] = whole_state
+    belonging: type[Belonging] = Belonging
+    starts: type[Starts] = Starts
+    errand: type[Errand] = Errand
+    machine: Callable[[Node, StateMachine], StateMachine] = same_machine
     settings: RaftSettings = SETTINGS
 
 

@@ -8,6 +8,8 @@ is applied that is not synced; nothing is answered that a majority has not synce
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
+from cluster import commands
+from cluster.commands import Execute
 from cluster.groups import Led
 from cluster.partition import Applied
 from cluster.raft_messages import Configuration, decode_configuration, is_configuration
@@ -47,16 +49,19 @@ class Checks:
         self.applied_by_all: dict[int, list[tuple[int, bytes, Applied | None]]] = defaultdict(list)
         self._committed_in: dict[int, list[int]] = defaultdict(list)
         self._leaders: dict[tuple[int, int], bytes] = {}
+        self._executed: dict[tuple[int, bytes], Applied] = {}
         self._entries: dict[tuple[int, int, int], bytes] = {}
-        self._kept: dict[bytes, dict[int, _Kept]] = defaultdict(lambda: defaultdict(_Kept))
+        self._kept: dict[int, dict[int, _Kept]] = defaultdict(lambda: defaultdict(_Kept))  # by node's number
         self._members: dict[int, list[tuple[int, Configuration]]] = defaultdict(list)
 
     # --- the state machine ---------------------------------------------------------------------------------
     def applied(
         self, node: "Node", partition: int, index: int, term: int, entry: bytes, applied: Applied | None
     ) -> None:
+        if node.is_copy:
+            return
         known = self.applied_by_all[partition]
-        kept = self._kept[node.id][partition].terms.get(index)
+        kept = self._kept[node.number][partition].terms.get(index)
         if kept != term:
             what = "has not synced" if kept is None else f"has with term {kept}"
             raise Violation("synced before applied", f"{node} applies {partition}:{index}, which it {what}")
@@ -80,14 +85,27 @@ class Checks:
         if applied is None:
             if is_configuration(entry):
                 self._members[partition].append((index, decode_configuration(entry)))
-        else:
-            history.messages += len(applied.sent)
+            return
+        history.messages += len(applied.sent)
+        if applied.id:
+            self._once(partition, index, entry, applied)
+
+    def _once(self, partition: int, index: int, entry: bytes, applied: Applied) -> None:
+        """A command takes effect once: again it is remembered, or is of the kind that may come twice."""
+        command = commands.decode(entry)
+        assert isinstance(command, Execute)
+        first = self._executed.setdefault((partition, command.id), applied)
+        if first is applied:
+            return
+        again = f"{partition}:{index} is a command that took effect at {first.index} already"
+        if not command.scope or applied.sent or applied.outcome != first.outcome:
+            raise Violation("exactly once", again)
 
     # --- elections -----------------------------------------------------------------------------------------
     def led(self, node: "Node", led: Led) -> None:
         """After what came with it was synced: nobody heard of a sole voter's lead before."""
         partition, standing = led.partition, led.standing
-        if standing.role is not Role.LEADER:
+        if standing.role is not Role.LEADER or node.is_copy:
             return
         known = self._leaders.setdefault((partition, standing.term), node.id)
         if known != node.id:
@@ -104,7 +122,9 @@ class Checks:
 
     # --- the journal ---------------------------------------------------------------------------------------
     def synced(self, node: "Node", records: list[Record]) -> None:
-        kept = self._kept[node.id]
+        if node.is_copy:
+            return
+        kept = self._kept[node.number]
         for record in records:
             mine = kept[record.partition]
             if isinstance(record, HardState):
@@ -124,29 +144,26 @@ class Checks:
         if self._entries.setdefault(key, entry.command) != entry.command:
             raise Violation("log matching", f"{node} has another entry {key}")
 
-    def killed(self, node: "Node") -> None:
-        self._world.history.kills += 1
-
     def recovered(self, node: "Node", records: list[Record]) -> None:
         """What was synced is there again; of what was not, some may be."""
         found: dict[int, _Kept] = defaultdict(_Kept)
         for record in records:
             found[record.partition].take(record)
-        for partition, kept in self._kept[node.id].items():
+        for partition, kept in self._kept[node.number].items():
             state = self._world.applied_on_disk(node, partition)
             for index, term in kept.terms.items():
                 if index > state and index not in found[partition].terms:
                     raise Violation("journal", f"{node} had synced {partition}:{index} of term {term}")
             if found[partition].vote < (kept.vote[0], b""):
                 raise Violation("journal", f"{node} forgot term {kept.vote[0]} of group {partition}")
-        self._kept[node.id] = found
+        self._kept[node.number] = found
 
     # --- what clients are told -----------------------------------------------------------------------------
     def answered(self, partition: int, index: int) -> None:
         """A client hears of what an entry did: a majority of voters has it on disk."""
         term = self.applied_by_all[partition][index - 1][0]
-        durable = {node.id for node in self._world.nodes if self._has(node, partition, index, term)}
-        durable |= {id_ for id_ in self._world.lost if self._kept[id_][partition].terms.get(index) == term}
+        nodes = self._world.nodes + self._world.lost
+        durable = {node.id for node in nodes if self._has(node, partition, index, term)}
         tried = []
         for members in self._configurations(partition, index):
             if len(durable & set(members.voters)) >= members.quorum:
@@ -156,12 +173,12 @@ class Checks:
         raise Violation("durable before answered", f"{partition}:{index} is synced on {on}, voters {tried}")
 
     def _has(self, node: "Node", partition: int, index: int, term: int) -> bool:
-        kept = self._kept[node.id][partition].terms.get(index)
+        kept = self._kept[node.number][partition].terms.get(index)
         return kept == term or index <= self._world.applied_on_disk(node, partition)
 
     def _configurations(self, partition: int, index: int) -> list[Configuration]:
         """The members when it was committed: by the log before it, or by any change since."""
-        known = [(0, self._world.founders(partition)), *self._members[partition]]
+        known = [(0, self._world.founders), *self._members[partition]]
         before = [members for at, members in known if at <= index]
         after = [members for at, members in known if at > index]
         proposed = [

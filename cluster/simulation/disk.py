@@ -5,9 +5,11 @@ shards had not committed. A copy is what a backup of the whole directory would b
 """
 
 import copy
+from functools import partial
 from random import Random
 from typing import Final
 
+from cluster.installing import MemorySpooled, install_pieces, unfinished_installs
 from storage.memory import MemoryRows
 from storage.memory_journal import MemoryJournal
 
@@ -22,11 +24,24 @@ class Disk:
         self.boots = 0
         self.journal = MemoryJournal(segment_bytes=SEGMENT_BYTES)
         self.shards = [MemoryRows() for _ in range(SHARDS)]
+        self.spools: dict[str, MemorySpooled] = {}
 
     def crash(self, random: Random) -> None:
         self.journal.crash(random)
         for shard in self.shards:
             shard.crash()
 
+    def finish_installs(self) -> None:
+        """What a start does before anything else: installs that were cut are finished; other spools go."""
+        for shard in self.shards:
+            for row in unfinished_installs(shard).values():
+                for _ in install_pieces(partial(_opened, shard), self.spools[row.spool]):
+                    continue
+        self.spools.clear()
+
     def copied(self) -> "Disk":
         return copy.deepcopy(self)
+
+
+def _opened(rows: MemoryRows) -> MemoryRows:
+    return rows

@@ -14,20 +14,28 @@ if TYPE_CHECKING:
 _MIXED: Final = (
     *("kill", "kill", "kill", "kill_leader", "kill_leader", "kill_many"),
     *("cut_one", "cut_one", "cut_one_way", "cut_pair", "split", "weather", "weather"),
-    *("jump", "stall", "slow_disk", "full_disk", "transfer", "transfer"),
+    *("jump", "stall", "slow_disk", "full_disk", "transfer", "lose_disk", "remove", "copy", "calm"),
+)
+_DEATHS: Final = (
+    *("kill", "kill_leader", "kill_leader", "kill_many", "slow_disk", "transfer", "calm", "lose_disk"),
+)
+_CUTS: Final = (
+    *("cut_one", "cut_one_way", "cut_one_way", "cut_pair", "split"),
+    *("weather", "stall", "transfer", "remove"),
+)
+_DISKS: Final = (
+    *("kill", "kill_leader", "full_disk", "full_disk", "slow_disk"),
+    *("jump", "stall", "weather", "copy", "calm"),
 )
 # ms between two faults, on average; and what they are
 CLIMATES: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
-    (1_500, _MIXED),
-    (900, _MIXED),
-    (600, _MIXED),
-    (700, ("kill", "kill_leader", "kill_leader", "kill_many", "slow_disk", "transfer")),
-    (900, ("cut_one", "cut_one_way", "cut_one_way", "cut_pair", "split", "weather", "stall", "transfer")),
-    (1_000, ("kill", "full_disk", "full_disk", "slow_disk", "jump", "stall", "weather", "kill_leader")),
+    *((1_500, _MIXED), (900, _MIXED), (600, _MIXED)),
+    *((700, _DEATHS), (900, _CUTS), (1_000, _DISKS)),
 )
 QUIET_MS: Final = 2_500  # at the beginning
 AWAY_MS: Final = (50, 6_000)
 CUT_MS: Final = (100, 7_000)
+CALM_MS: Final = (2_000, 8_000)
 
 
 class Faults:
@@ -36,6 +44,7 @@ class Faults:
         self.kernel = world.kernel
         self._every_ms, self._kinds = CLIMATES[self.kernel.between(0, len(CLIMATES) - 1)]
         self._ended = False
+        self._calm_until = 0
         self.kernel.after(QUIET_MS * MS, self._next)
 
     def end(self) -> None:
@@ -45,7 +54,8 @@ class Faults:
         if self._ended:
             return
         kind = self.kernel.random.choice(self._kinds)
-        getattr(self, kind)()
+        if self.kernel.now >= self._calm_until or kind in ("lose_disk", "remove", "copy"):
+            getattr(self, kind)()
         self.kernel.after(int(self.kernel.random.expovariate(1 / self._every_ms) * MS), self._next)
 
     def _later(self, span: tuple[int, int], call: "partial[None]") -> None:
@@ -79,12 +89,28 @@ class Faults:
         for node in self.kernel.random.sample(living, self.kernel.between(0, len(living))):
             self._kill(node)
 
+    def lose_disk(self) -> None:
+        if self.world.operators.may_lose():
+            self.world.operators.replace(self._any(), kill=True)
+
+    def remove(self) -> None:
+        if self.world.operators.may_lose():
+            self.world.operators.replace(self._any(), kill=False)
+
+    def copy(self) -> None:
+        if self.world.operators.may_lose():
+            self.world.operators.copy(self._any())
+
+    def calm(self) -> None:
+        """Nothing goes wrong for a while, so that what is under way may come to its end."""
+        self._calm_until = self.kernel.now + self.kernel.between(*CALM_MS) * MS
+
     def _kill(self, node: "Node") -> None:
         self.world.kill(node)
         self._later(AWAY_MS, partial(self._start, node))
 
     def _start(self, node: "Node") -> None:
-        if not node.alive:
+        if not node.alive and node in self.world.nodes:
             node.start()
 
     def stall(self) -> None:
@@ -121,25 +147,29 @@ class Faults:
     # --- the network ---------------------------------------------------------------------------------------
     def cut_one(self) -> None:
         one = self._any().number
-        others = [node.number for node in self.world.nodes if node.number != one]
+        others = self._others(one)
         self._cut({(one, other) for other in others} | {(other, one) for other in others})
 
     def cut_one_way(self) -> None:
         one = self._any().number
-        others = [node.number for node in self.world.nodes if node.number != one]
+        others = self._others(one)
         if self.kernel.chance(0.5):
             self._cut({(one, other) for other in others})
         else:
             self._cut({(other, one) for other in others})
 
+    def _others(self, one: int) -> list[int]:
+        return [node.number for node in self.world.nodes if node.number != one]
+
     def cut_pair(self) -> None:
-        one, other = self.kernel.random.sample(range(len(self.world.nodes)), 2)
-        self._cut({(one, other), (other, one)})
+        one = self._any().number
+        for other in self._others(one)[:1]:
+            self._cut({(one, other), (other, one)})
 
     def split(self) -> None:
-        numbers = list(range(len(self.world.nodes)))
+        numbers = [node.number for node in self.world.nodes]
         self.kernel.random.shuffle(numbers)
-        size = self.kernel.between(1, len(numbers) - 1)
+        size = self.kernel.between(0, len(numbers))
         here, there = numbers[:size], numbers[size:]
         self._cut({(a, b) for a in here for b in there} | {(b, a) for a in here for b in there})
 

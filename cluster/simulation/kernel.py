@@ -15,7 +15,7 @@ MS: Final = 1_000
 SECOND: Final = 1_000_000
 EPOCH_MS: Final = 1_800_000_000_000  # what clocks that are right show at the beginning: Unix, in 2027
 
-Trace = Callable[[str], None]
+Trace = Callable[[str], object]
 
 
 class Kernel:

@@ -13,7 +13,8 @@ import msgspec
 
 from cluster import raft_messages
 from cluster.groups import TICK_MS, Batch, Committed, Groups
-from cluster.keys import GROUPS, HEADS, HEADS_PARTITION
+from cluster.installing import install_pieces
+from cluster.keys import GROUPS, HEADS, HEADS_PARTITION, META_PARTITION
 from cluster.partition import Applied, Partition
 from cluster.peers.messages import RaftFrame, decode_frame
 from cluster.peers.messages import encode as encode_frame
@@ -21,8 +22,7 @@ from cluster.raft_effects import ChangeRefused, Lost, NeedEntries, NotLeader, Ov
 from cluster.raft_messages import Configuration, Install
 from cluster.simulation.disk import SHARDS, Disk
 from cluster.simulation.kernel import EPOCH_MS, MS
-from cluster.simulation.shelf import Installation, Outbound, Shelf
-from cluster.starts import Starts
+from cluster.simulation.shelf import Installation, Outbound, Shelf, members_in
 from storage.journal import JournalFull
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SYNC_US: Final = (300, 2_500)  # of a journal that does well
 SLOW_SYNC_MS: Final = (20, 250)
 FULL_RETRY_MS: Final = 500
+INSTALL_ROWS: Final = 40  # in a transaction, of thousands in a node: kills shall come in between
 SEGMENTS_KEPT: Final = 2  # the node keeps 4; here they are smaller, and histories short
 TEND_MS: Final = 1_500
 POST_US: Final = 250  # until the trio thread is told, at most
@@ -78,12 +79,15 @@ class Question:
 
 
 class Node:
-    def __init__(self, world: "World", number: int, disk: Disk) -> None:
+    def __init__(self, world: "World", number: int, disk: Disk, *, is_copy: bool = False) -> None:
         self.world = world
+        self.is_copy = is_copy  # of another's disk: nobody may let it in
+        self.first_peers: tuple[bytes, ...] = ()  # whom it was told of at its admission
         self.kernel = world.kernel
         self.number = number
         self.disk = disk
         self.alive = False
+        self.is_expelled = False
         self.life = 0  # starts and kills; what was begun in an earlier one is void
         self.clock_rate = 1.0
         self.clock_off_ms = 0
@@ -104,8 +108,9 @@ class Node:
     def start(self) -> None:
         disk = self.disk
         disk.boots += 1
+        disk.finish_installs()
         self.boot = disk.boots
-        self.start_id = self.kernel.draw_bytes(16)
+        self.start_id = self.kernel.draw_bytes(8)
         self.alive = True
         self.life += 1
         self._inbox: list[Any] = []
@@ -113,14 +118,15 @@ class Node:
         self._held: list[Proposal] = []
         self._spools: dict[int, tuple[Any, Callable[[], None]]] = {}
         self._posts_until = 0
+        self._founders = Configuration((self.id,)) if disk.founder else Configuration(())
         heads = {key.of: head for rows in disk.shards for key, head in HEADS.scan(rows, HEADS_PARTITION)}
         groups = {key.of: row for rows in disk.shards for key, row in GROUPS.scan(rows, HEADS_PARTITION)}
-        starts = Starts(self.world.partitions, heads, groups, self.members_at_first())
+        build = self.world.build
+        starts = build.starts(self.world.partitions, heads, groups, self._founders)
         records = list(disk.journal.recovered())
         self.world.checks.recovered(self, records)
         for record in records:
             starts.take(record)
-        build = self.world.build
         self.groups = build.groups(
             self.id, self.boot, starts.starts(), self.kernel.random.randrange, build.settings, build.raft
         )
@@ -136,7 +142,7 @@ class Node:
             )
             for number, rows in enumerate(disk.shards)
         ]
-        self.service = build.service(self)
+        self.service = build.service(self, self.first_peers)
         self.kernel.note(f"{self} starts, boot {self.boot}")
         self.service.start()
         self.after(self.kernel.between(0, TICK_MS * MS), self._tick)
@@ -144,8 +150,9 @@ class Node:
         self.groups.campaign_alone()
         self._drive()
 
-    def members_at_first(self) -> Configuration:
-        return self.world.members_at_first(self)
+    def configuration(self, number: int) -> Configuration:
+        """The members of a group as last applied here and committed."""
+        return members_in(self.shelf(number).rows, number) or self._founders
 
     def kill(self) -> None:
         self.kernel.note(f"{self} is killed")
@@ -153,7 +160,17 @@ class Node:
         self.life += 1
         self.stalled_until = 0
         self.disk.crash(self.kernel.random)
-        self.world.checks.killed(self)
+        self.world.killed(self)
+
+    def expel(self, code: str) -> None:
+        """It is no member any more, or never was: it ends, for good."""
+        self.kernel.note(f"{self} is expelled: {code}")
+        self.is_expelled = True
+        self.kernel.after(0, self._end, self.life)
+
+    def _end(self, life: int) -> None:
+        if life == self.life:
+            self.kill()
 
     def after(self, delay: int, call: Callable[..., None], *arguments: Any) -> None:
         """Unless this life has ended by then; not while the node stands still."""
@@ -180,11 +197,12 @@ class Node:
         self._pump()
 
     def frame(self, sender: "Node", life: int, data: bytes) -> None:
-        if not self.alive or sender.life != life or not self.service.admits(sender):
+        if not self.alive or sender.life != life or not self.service.belonging.admits(sender):
             return
         if self.kernel.now < self.stalled_until:  # it waits in the socket
             self.kernel.after(self.stalled_until - self.kernel.now, self.frame, sender, life, data)
             return
+        self.service.belonging.heard(sender.id, data)
         self.put(partial(self._step, sender.id, data))
 
     def report(self, applied: dict[int, int]) -> None:
@@ -341,15 +359,12 @@ class Node:
                 self._read_for(number, need)
             else:
                 self.service.offer_snapshot(number, need)
-        for number, install in batch.installs:
+        for number, _ in batch.installs:
             spool, done = self._spools.pop(number)
-            self.shelf(number).install(
-                Installation(
-                    number,
-                    iter(self.world.build.pieces(self.shelf(number), install, spool)),
-                    partial(self._installed, number, done),
-                )
-            )
+            self.disk.spools[spool.name] = spool
+            rows_max = None if number == META_PARTITION else INSTALL_ROWS  # the meta group's fit into one
+            pieces = install_pieces(self.shelf(number).begin, spool, rows_max=rows_max)
+            self.shelf(number).install(Installation(number, pieces, partial(self._installed, number, done)))
 
     def install(self, sender: bytes, install: Install, spool: Any, done: Callable[[], None]) -> None:
         """In the journal's thread: take a snapshot whose state lies in `spool`."""

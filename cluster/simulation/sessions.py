@@ -4,7 +4,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from cluster.attempts import State
-from cluster.commands import FEATURE_LEVEL, Execute
+from cluster.commands import FEATURE_LEVEL, Declined, Execute
 from cluster.partition import Applied
 from cluster.simulation.kernel import MS
 from cluster.simulation.traffic import Client, Read, Write
@@ -117,6 +117,7 @@ class Session:
         history = self.world.history
         if applied is not None:
             history.answered += 1
+            history.refused += isinstance(applied.outcome, Declined)
             self.world.checks.answered(step.partition, applied.index)
             self.kernel.note(f"{step.name} in {step.partition}:{applied.index} is answered")
             self.client.answered(step, applied.outcome, self.kernel.now)

@@ -11,11 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from cluster.groups import Committed
-from cluster.keys import GROUPS, HEADS, HEADS_PARTITION, GroupKey, GroupRow, Head, HeadKey
+from cluster.keys import GROUPS, HEADS_PARTITION, GroupKey, GroupRow
 from cluster.partition import Applied, Partition
-from cluster.raft_messages import Configuration, Install, decode_configuration, is_configuration
+from cluster.raft_messages import Configuration, decode_configuration, is_configuration
 from cluster.simulation.kernel import MS
-from storage.keys import partition_range
 from storage.memory import MemoryRows
 from storage.rows import Overlay
 
@@ -42,7 +41,7 @@ class Outbound:
 
 
 class Installation:
-    def __init__(self, partition: int, pieces: Iterator[None], installed: Callable[[], None]) -> None:
+    def __init__(self, partition: int, pieces: Iterator[list[bytes]], installed: Callable[[], None]) -> None:
         self.partition = partition
         self.pieces = pieces
         self.installed = installed
@@ -62,6 +61,10 @@ class Shelf:
         self._out = Outbound(self)
         self._lingering = 0  # number of the linger under way; 0: none
         self._lingers = 0
+
+    def begin(self) -> MemoryRows:
+        """A write transaction; it has committed what it applied before."""
+        return self.rows
 
     def submit(self, runs: list[Committed]) -> None:
         self._queue += runs
@@ -121,7 +124,7 @@ class Shelf:
             checks.applied(node, partition, index + at, term, entry, applied)
             if tickets and tickets[at] is not None:
                 self._out.applied.append((tickets[at], applied))
-            if applied.id and applied.id in node.service.watched:
+            if applied.id and applied.id in node.service.watches.ids:
                 self._out.seen.append(applied)
 
     def _pass_by(self, replica: Partition, rows: Overlay, index: int, term: int, entry: bytes) -> None:
@@ -154,6 +157,7 @@ class Shelf:
     def _install_piece(self) -> None:
         installation = self._installations[0]
         for _ in installation.pieces:
+            self._node.kernel.note(f"{self._node} installs {installation.partition}")
             self._wake()
             return
         self._installations.popleft()
@@ -169,22 +173,6 @@ class Shelf:
             self._wake()
 
 
-def replace_state(shelf: Shelf, install: Install, spool: tuple[dict[bytes, bytes], Head]) -> Iterator[None]:
-    """In one transaction; the shelf has committed before."""
-    rows, head = spool
-    number = install.group
-    old: dict[bytes, bytes | None] = {key: None for key, _ in shelf.rows.scan(*partition_range(number))}
-    overlay = Overlay(shelf.rows)
-    HEADS.put(overlay, HeadKey(HEADS_PARTITION, number), head)
-    members, last = install.configuration, install.last
-    group = GroupRow(members.voters, members.learners, last, last, install.last_term)
-    GROUPS.put(overlay, GroupKey(HEADS_PARTITION, number), group)
-    overlay.flush()
-    shelf.rows.write({**old, **rows})
-    shelf.rows.commit()
-    yield
-
-
-def members_in(rows: MemoryRows, partition: int) -> Configuration:
+def members_in(rows: MemoryRows, partition: int) -> Configuration | None:
     row = GROUPS.get(rows, GroupKey(HEADS_PARTITION, partition))
-    return Configuration(row.voters, row.learners) if row is not None else Configuration(())
+    return Configuration(row.voters, row.learners) if row is not None else None

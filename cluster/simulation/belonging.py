@@ -1,0 +1,167 @@
+"""How a simulated node belongs to its cluster: whom it listens to, its registration, its groups' members.
+
+What `node.cluster` and `node.conduct` do with tasks and links. Members are those of the meta group's rows as
+they lie here; a leader brings each of its groups to the layout, one step at a time (`cluster.reconcile`).
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from cluster import meta, meta_rows
+from cluster.attempts import State
+from cluster.clocks import Clocks
+from cluster.commands import FEATURE_LEVEL, Declined
+from cluster.keys import META_PARTITION
+from cluster.layout import Layout
+from cluster.partition import Applied
+from cluster.peers.messages import decode_frame
+from cluster.raft_effects import ChangeRefused, NotLeader, Overfull
+from cluster.reconcile import Step, Transfer, next_step
+from cluster.simulation.kernel import MS
+
+if TYPE_CHECKING:
+    from cluster.simulation.node import Node
+
+REGISTER_AGAIN_MS: Final = 500
+LOOK_MS: Final = 1_000  # at groups that need nothing
+STEP_MS: Final = 120  # while there is something to do
+HEARD_MS: Final = 700  # since a frame: then its link is taken to be there
+CLOCK_MS: Final = 1_000
+
+
+class Belonging:
+    """Of one life of a node."""
+
+    def __init__(self, node: "Node", first_peers: tuple[bytes, ...]) -> None:
+        self.registered = False
+        self._node = node
+        self._first_peers = first_peers  # whom a joiner was told at its admission
+        self._rows = node.shelf(META_PARTITION).rows
+        self._looked_at = -1  # index of the meta group's state that was looked at
+        self._admitted: dict[bytes, tuple[int, bytes, bool]] = {}  # node: boot, start, whether it is let in
+        self._heard: dict[bytes, int] = {}
+        self._clocks = Clocks()
+        self._clock_is_off = False
+        self._wakes = 0
+
+    def start(self) -> None:
+        node = self._node
+        self.look()
+        node.after(node.kernel.between(1, 50) * MS, self._register)
+        node.after(node.kernel.between(0, CLOCK_MS) * MS, self._watch_clock)
+        self._next_round(LOOK_MS)
+
+    # --- whom it listens to --------------------------------------------------------------------------------
+    def look(self) -> None:
+        """After a commit of the meta group: who are the members now?"""
+        node = self._node
+        index = node.shelf(META_PARTITION).committed[META_PARTITION]
+        if index == self._looked_at:
+            return
+        self._looked_at = index
+        self._admitted.clear()
+        known = meta_rows.cluster(self._rows) is not None
+        peers = meta_rows.addresses(self._rows) if known else dict.fromkeys(self._first_peers, "")
+        node.groups.peers(sorted(peers))
+        if known and node.id in meta_rows.revoked(self._rows):
+            node.expel("revoked")
+
+    def admits(self, sender: "Node") -> bool:
+        """What a link's hello decides."""
+        known = self._admitted.get(sender.id)
+        if known is None or known[:2] != (sender.boot, sender.start_id):
+            cluster = self._node.world.cluster_id
+            refused = meta_rows.refuses(self._rows, sender.id, sender.boot, sender.start_id, cluster)
+            known = (sender.boot, sender.start_id, refused is None)
+            self._admitted[sender.id] = known
+            if refused is not None:
+                self._node.world.refused(self._node, sender, refused)
+            elif sender.is_copy:
+                self._node.world.copy_admitted(self._node, sender)
+        return known[2]
+
+    def heard(self, sender: bytes, frame: bytes) -> None:
+        now = self._node.kernel.now // MS
+        self._heard[sender] = now
+        if self._clocks.wants(sender, now):
+            self._clocks.heard(sender, decode_frame(frame).sent_ms, self._node.clock_ms(), now)
+
+    # --- registration --------------------------------------------------------------------------------------
+    def _register(self) -> None:
+        node = self._node
+        boot = meta.Boot(node.id, node.boot, FEATURE_LEVEL, node.start_id, f"n{node.number}:1")
+        node.service.execute_meta(meta.encode(boot), self._told)
+
+    def _told(self, state: State, applied: Applied | None) -> None:
+        if state is not State.ANSWERED or applied is None:
+            self._node.after(REGISTER_AGAIN_MS * MS, self._register)
+        elif isinstance(applied.outcome, Declined):
+            self._node.expel(applied.outcome.code)
+        else:
+            self.registered = True
+
+    # --- the members of its groups -------------------------------------------------------------------------
+    def hurry(self) -> None:
+        """Leads have changed."""
+        self._next_round(STEP_MS)
+
+    def _next_round(self, delay_ms: int) -> None:
+        self._wakes += 1
+        self._node.after(delay_ms * MS, self._round, self._wakes)
+
+    def _round(self, wake: int) -> None:
+        if wake != self._wakes:
+            return
+        node = self._node
+        stepped = 0
+        layout = node.world.layout(self._rows)
+        members = tuple(meta_rows.members(self._rows))
+        if meta_rows.cluster(self._rows) is not None and len(layout.members) > 0:
+            for number in node.world.partitions:
+                if node.service.leads(number) and not self.is_settled(number, layout, members):
+                    stepped += self._step(number, layout, members)
+        self._next_round(STEP_MS if stepped else LOOK_MS)
+
+    def is_settled(self, number: int, layout: Layout, members: tuple[bytes, ...]) -> bool:
+        configuration = self._node.configuration(number)
+        if set(configuration.members) != set(members):
+            return False
+        if len(members) == 2:
+            return len(configuration.voters) == 1 and not self._clock_is_off
+        wanted = layout.of(number).voters
+        return set(configuration.voters) == set(wanted) and self._node.id == wanted[0]
+
+    def _step(self, number: int, layout: Layout, members: tuple[bytes, ...]) -> bool:
+        node = self._node
+        now = node.kernel.now // MS
+        alive = {node.id, *(peer for peer, at in self._heard.items() if now - at <= HEARD_MS)}
+        off = self._clocks.peers_off(now)
+        unfit = (node.id, *off) if self._clock_is_off else off
+        statistics = node.groups.statistics(number)
+        wanted = layout.of(number).voters
+        step = next_step(node.configuration(number), wanted, members, statistics, node.id, alive, unfit)
+        if step is not None:
+            node.put(partial(self._take, number, step))
+        return step is not None
+
+    def _take(self, number: int, step: Step) -> None:
+        """In the journal's thread."""
+        node, history = self._node, self._node.world.history
+        try:
+            if isinstance(step, Transfer):
+                node.groups.transfer(number, step.target)
+                history.transfers += 1
+            else:
+                node.groups.change(number, step)
+                history.changes += 1
+                who = node.world.name(step.node)
+                node.kernel.note(f"{node} changes {number}: {type(step).__name__} {who}")
+        except (NotLeader, ChangeRefused, Overfull):
+            pass
+
+    def _watch_clock(self) -> None:
+        self._node.after(CLOCK_MS * MS, self._watch_clock)
+        is_off = self._clocks.is_off(self._node.kernel.now // MS)
+        if is_off != self._clock_is_off:
+            self._clock_is_off = is_off
+            self.hurry()
