@@ -147,6 +147,8 @@ class Sessions:
         """Raises Problem rate_limited, wrong_credentials, suspended."""
         name = folded(wanted.username)[:64]
         self.count_sign_in(f"name:{name}")
+        # Who signed up a moment ago, or has another password since, did so at another node, maybe.
+        await self._parts.service.caught_up(None, (self._parts.partition_of_name(wanted.username),))
         with self._parts.service.read() as rows:
             user = named(self._parts, rows, wanted.username)
         return await self.open(user or 0, wanted.password)
@@ -214,7 +216,7 @@ class Sessions:
         return Tokens(access, token.text(self._parts.signer), "Bearer", expires_in)
 
     async def signed_in(self, token: RefreshToken) -> SignedIn:
-        await self._parts.service.caught_up(None, (partition_of(token.user),))
+        await self._parts.service.visible(partition_of(token.user))
         with self._parts.service.read() as rows:
             user = people.user_view(rows, token.user, token.user, self._renderer.avatar_url)
         tokens = self.tokens(token)
@@ -277,7 +279,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
         home = partition_of(who.user)
         # Whoever makes an account private may rely on it: its pictures are hidden when the answer comes.
         tell(await service.do(home, command, told=None if wanted.private is None else EVERYBODY))
-        await service.caught_up(None, (home,))
+        await service.visible(home)
         return render(await own())
 
     @routes.add(

@@ -174,7 +174,7 @@ def make_routes(parts: Parts, guard: Guard) -> AdminRoutes:
         tell(await service.do(partition_of(user), command, grows=False))
 
     async def shown(user: int) -> Account:
-        await service.caught_up(None, (partition_of(user),))
+        await service.visible(partition_of(user))
         with service.read() as rows:
             return account(rows, user)
 

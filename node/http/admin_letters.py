@@ -120,7 +120,7 @@ def add_media(routes: AdminRoutes, parts: Parts) -> None:
     async def retry_medium(media_id: int) -> Response:
         home = partition_of(media_id)
         tell(await service.do(home, jobs.RetryFailed(media_id), grows=False))
-        await service.caught_up(None, (home,))
+        await service.visible(home)
         parts.workshop.wake(media_id)
         return empty()
 

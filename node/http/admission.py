@@ -14,7 +14,7 @@ from quart import g, request
 from cluster.commands import Refused
 from cluster.placement import NotEnoughCopies
 from cluster.replicas import Overloaded, Stopped, now_ms
-from cluster.router import StorageFull
+from cluster.router import StorageFull, Unavailable
 from node.http.application import PressedRequest
 from node.http.limits import address_key
 from node.http.openapi import Route
@@ -31,6 +31,10 @@ from storage.ids import partition_of
 from storage.rows import Reader
 
 TOKEN_HEADER: Final = "Heliograph-Token"
+STALE_HEADER: Final = "Heliograph-Stale"
+FILLING_RETRY_AFTER_S: Final = "5"
+MAJORITY_RETRY_AFTER_S: Final = "2"  # an election takes one
+OPERATIONS: Final = "operations"  # the tag of routes that say how the node is, whatever that is
 COUNTED_BY_HANDLERS: Final = ("sign_up", "sign_in")  # which know the name
 IDEMPOTENCY_KEY_MAX: Final = 255  # characters
 
@@ -48,6 +52,8 @@ class Admission:
     async def admit(self, route: Route) -> None:
         """Set `g.signed`, count against the limits, wait for the client's token. Raises Problem."""
         parts = self._parts
+        if not parts.service.ready and route.tag != OPERATIONS:
+            raise filling()
         peer = request.remote_addr or ""
         g.address = address_key(parts.proxies.client(peer, head(b"x-forwarded-for") or ""))
         g.signed = None
@@ -73,7 +79,8 @@ class Admission:
         own = () if claims is None else (partition_of(claims.user_id),)
         if token is not None or own:
             try:
-                await service.caught_up(token, own)
+                if not await service.caught_up(token, own):
+                    tell_stale()
             except ValueError as wrong:
                 raise Problem("invalid_token", str(wrong)) from None
         if claims is None:
@@ -183,6 +190,33 @@ def tell(done: Done[Any]) -> None:
     answer_headers()[TOKEN_HEADER] = done.token
 
 
+def tell_stale() -> None:
+    """What this answer shows may be older than what was answered elsewhere: no leader said that it is not."""
+    if request.method in ("GET", "HEAD"):
+        answer_headers()[STALE_HEADER] = "true"
+
+
+def filling() -> Problem:
+    """Why a node that has just joined answers nothing of substance yet."""
+    return Problem(
+        "unavailable",
+        "this node has joined a moment ago and is still being given its data; ask another one",
+        {"Retry-After": FILLING_RETRY_AFTER_S},
+    )
+
+
+def _without_majority(error: Unavailable) -> Problem:
+    wait = {"Retry-After": MAJORITY_RETRY_AFTER_S}
+    if error.settled:
+        detail = "too few nodes can be reached to write here now; nothing was changed, so try again"
+        return Problem("unavailable", detail, wait)
+    detail = (
+        "too few nodes answered in time, so this may have taken effect, or may do so yet: look before you "
+        "ask again, or ask with the same Idempotency-Key"
+    )
+    return Problem("outcome_unknown", detail, wait)
+
+
 def problem_of(error: Exception) -> Problem | None:
     """The answer to what the layers below raise; None for what is nobody's fault but ours."""
     match error:
@@ -196,4 +230,6 @@ def problem_of(error: Exception) -> Problem | None:
             return Problem("unavailable", str(error))
         case Stopped():
             return Problem("unavailable", "this node is stopping")
+        case Unavailable():
+            return _without_majority(error)
     return None

@@ -10,10 +10,10 @@ from cluster import meta_rows
 from cluster.commands import Refused
 from cluster.placement import NotEnoughCopies
 from cluster.replicas import Overloaded, Stopped
-from cluster.router import StorageFull
+from cluster.router import StorageFull, Unavailable
 from node.http import accounts, follows, media, posts, web, web_forms, web_pages
 from node.http.admin_routes import young_admin
-from node.http.admission import Admission, problem_of
+from node.http.admission import OPERATIONS, Admission, filling, problem_of
 from node.http.application import Application, make_application
 from node.http.cookies import Cookies
 from node.http.openapi import Routes, pages, render
@@ -85,12 +85,12 @@ def install_errors(app: Application) -> None:
         assert problem is not None
         return answer(problem)
 
-    for kind in (Refused, Overloaded, NotEnoughCopies, Stopped, StorageFull, TooLarge, Busy):
+    for kind in (Refused, Overloaded, NotEnoughCopies, Stopped, StorageFull, TooLarge, Busy, Unavailable):
         app.register_error_handler(kind, of_below)
 
 
 def operations(parts: Parts) -> Routes:
-    routes = Routes("operations")
+    routes = Routes(OPERATIONS)
 
     @routes.add(
         "GET", "/healthz", "The process lives", answers={200: Health}, signed_in=False, asks_who=False,
@@ -106,6 +106,8 @@ def operations(parts: Parts) -> Routes:
     async def readyz() -> Response:
         if parts.stopping.is_set():
             raise Problem("unavailable", "this node is stopping", {"Retry-After": STOPPING_RETRY_AFTER_S})
+        if not parts.service.ready:
+            raise filling()
         return render(Health("full" if parts.room.full() else "ok"))
 
     @routes.add(

@@ -43,7 +43,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer) -> Route
         )  # fmt: skip
         tell(done)
         if not done.under_way:
-            await service.caught_up(None, (partition_of(who.user),))
+            await service.visible(partition_of(who.user))
             check_room(who.user, author)  # the viewer's home may have declined the grant
         return render(FollowStatus("SUCCESS" if done.result.granted else "REQUESTED"))
 

@@ -254,6 +254,8 @@ def _responses(route: Route, by_type: Mapping[int, Any]) -> dict[str, Any]:
             either = [by_type[id(one)] for one in _types_of(kind)]
             schema = either[0] if len(either) == 1 else {"anyOf": either}
             responses[str(status)]["content"] = {"application/json": {"schema": schema}}
+        if route.asks_who:
+            responses[str(status)]["headers"] = _headers(route)
     for code in sorted(_codes(route), key=lambda code: (CODES[code].status, code)):
         answer = responses.setdefault(
             str(CODES[code].status),
@@ -264,6 +266,14 @@ def _responses(route: Route, by_type: Mapping[int, Any]) -> dict[str, Any]:
         )
         answer["description"] = ", ".join(filter(None, [answer["description"], f"`{code}`"]))
     return responses
+
+
+def _headers(route: Route) -> dict[str, Any]:
+    if route.method == "GET":
+        stale = "Present where no leader confirmed that this is the newest: it may be older"
+        return {"Heliograph-Stale": {"description": stale, "schema": {"const": "true"}}}
+    marks = {"type": "string", "pattern": f"^{TOKEN_PATTERN}$"}
+    return {"Heliograph-Token": {"description": "For reads that must see this write", "schema": marks}}
 
 
 def _codes(route: Route) -> set[str]:
@@ -283,6 +293,8 @@ def _codes(route: Route) -> set[str]:
         codes |= {"unknown_field", "invalid_field"}
     if route.idempotent_by_key:
         codes |= set(PROBLEMS_OF_RETRIES)
+    if route.method != "GET":
+        codes.add("outcome_unknown")
     if route.method in ("POST", "PUT", "PATCH"):
         codes.add("storage_full")
     return codes

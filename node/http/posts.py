@@ -324,7 +324,7 @@ def make_routes(parts: Parts, admission: Admission, renderer: Renderer, uploads:
     # --- rendering -------------------------------------------------------------------------------------
     async def shown(post_id: int) -> PostView:
         """One's own post as it is now, after a write."""
-        await service.caught_up(None, (partition_of(post_id),))
+        await service.visible(partition_of(post_id))
         with service.read() as rows:
             return view(rows, pages.post_page(rows, post_id, viewer()))
 

@@ -64,6 +64,7 @@ CODES: dict[str, Kind] = {
     "headers_too_large": Kind(431, "The header block is too large"),
     "internal": Kind(500, "The node made a mistake"),
     "unavailable": Kind(503, "The node cannot serve this now"),
+    "outcome_unknown": Kind(503, "It is not known whether this took effect"),
     "storage_full": Kind(507, "No room is left for writes"),
 }
 

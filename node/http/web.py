@@ -15,7 +15,7 @@ from quart import Response, g, request
 from cluster.commands import Refused
 from cluster.replicas import Overloaded, Stopped
 from cluster.router import StorageFull
-from node.http.admission import head, problem_of, viewer
+from node.http.admission import head, problem_of, tell_stale, viewer
 from node.http.application import Application
 from node.http.cookies import WEB, Cookies
 from node.http.openapi import Routes, empty
@@ -90,7 +90,8 @@ class Web:
         marks = request.cookies.get(MARKS)
         if marks:
             try:
-                await self.parts.service.caught_up(marks)
+                if not await self.parts.service.caught_up(marks):
+                    tell_stale()
             except ValueError:
                 log.debug("marks of a browser that are none")
 
