@@ -1,6 +1,7 @@
 """A partition's state as a stream: nothing but a whole one is taken, however it is cut or bent."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -201,3 +202,14 @@ def test_a_damaged_row_is_not_passed_on(rows):
 def test_a_stream_begins_with_what_it_is(rows):
     (begin, *_) = read_state(PARTITION, stream(rows))
     assert isinstance(begin, Begin) and begin.format == state_stream.FORMAT
+
+
+def test_the_example_in_the_docs_is_one():
+    text = Path(__file__).resolve().parents[2].joinpath("docs/protocol.md").read_text()
+    _, _, section = text.partition("## The state of a partition")
+    example = bytes.fromhex(section.split("```")[1])
+    rows = MemoryRows()
+    key, head = b"\x00\x07\x60\x01", HeadKey(HEADS_PARTITION, 7).encode()
+    rows.write({key: NOTES.codec.encode(key, b"row")})
+    rows.write({head: HEADS.codec.encode(head, Head(applied=900, term=3))})
+    assert b"".join(stream(rows, 7)) == example

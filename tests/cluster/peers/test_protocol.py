@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cluster import raft_messages, raft_quiet
+from cluster import raft_messages, raft_quiet, snapshots, state_stream
 from cluster.peers import (
     bulk,
     certificates,
@@ -21,7 +21,10 @@ from cluster.peers import (
 )
 
 TEXT = Path(__file__).resolve().parents[3].joinpath("docs/protocol.md").read_text()
-MODULES = (bulk, certificates, dialling, frames, handshake, hello, link, messages, serving, strangers)
+MODULES = (
+    *(bulk, certificates, dialling, frames, handshake, hello, link, messages, serving, strangers),
+    *(snapshots, state_stream),
+)
 
 
 def frame(kind, said=b"", request=0, deadline_ms=0):
@@ -84,8 +87,8 @@ def test_kinds_of_frames_are_those_of_the_table():
 
 
 def test_bounds_have_the_values_told():
-    units = {"KiB": 1 << 10, "MiB": 1 << 20, "ms": 0.001, "s": 1, "": 1}
-    told = re.findall(r"\b([A-Z]+(?:_[A-Z]+)+|BURST),? \(?([\d.]+)(?: (KiB|MiB|ms|s)\b)?", TEXT)
+    units = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "ms": 0.001, "s": 1, "": 1}
+    told = re.findall(r"\b([A-Z]+(?:_[A-Z]+)+|BURST),? \(?([\d.]+)(?: (KiB|MiB|GiB|ms|s)\b)?", TEXT)
     assert len(told) > 25
     for name, number, unit in told:
         values = {vars(module)[name] for module in MODULES if name in vars(module)}
