@@ -210,14 +210,15 @@ async def _first_frame(wire: Wire) -> Hello:
     return theirs
 
 
-def _broken(error: Exception, code: str = BROKEN) -> LinkBroken:
-    """What trio and ssl say, as one of our codes."""
-    cause = error.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        expired = cause.verify_code in EXPIRED
-        return LinkBroken(EXPIRED_CERTIFICATE if expired else FOREIGN_CERTIFICATE, cause.verify_message)
-    if isinstance(cause, ssl.SSLEOFError):
+def _broken(error: BaseException, code: str = BROKEN) -> LinkBroken:
+    """What trio and ssl say, as one of our codes. The innermost cause knows most."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        expired = error.verify_code in EXPIRED
+        return LinkBroken(EXPIRED_CERTIFICATE if expired else FOREIGN_CERTIFICATE, error.verify_message)
+    if isinstance(error, ssl.SSLEOFError):
         return LinkBroken(code, "the connection ended")
-    if isinstance(cause, ssl.SSLError):
-        return LinkBroken(BAD_TLS, cause.reason or str(cause))
-    return LinkBroken(code, str(cause or error) or type(error).__name__)
+    if isinstance(error, ssl.SSLError):
+        return LinkBroken(BAD_TLS, error.reason or str(error))
+    return LinkBroken(code, str(error) or "the connection ended")

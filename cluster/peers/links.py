@@ -48,7 +48,12 @@ async def tcp(address: str) -> trio.abc.Stream:
     host, _, port = address.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise OSError(f"{address!r} is no host:port")
-    return await trio.open_tcp_stream(host.removeprefix("[").removesuffix("]"), int(port))
+    try:
+        return await trio.open_tcp_stream(host.removeprefix("[").removesuffix("]"), int(port))
+    except OSError as error:
+        if isinstance(error.__cause__, ExceptionGroup):  # one for each address that the name has
+            raise OSError(f"{address}: {error.__cause__.exceptions[0]}") from None
+        raise
 
 
 class Links:

@@ -147,7 +147,7 @@ async def test_a_refused_join_says_why(tmp_path):
 
 
 async def test_where_nobody_answers_the_last_error_is_told(tmp_path):
-    with pytest.raises(PeerUnreachable, match=r"127\.0\.0\.1:1"):
+    with pytest.raises(PeerUnreachable, match=r"127\.0\.0\.1:1: .*refused"):
         await join.described(invited("127.0.0.1:1"))
     with pytest.raises(PeerUnreachable, match="no host:port"):
         await join.described(invited("nowhere"))
