@@ -111,6 +111,7 @@ class Cluster:
         self._public_keys = public_keys
         self._listening = listening
         self._pledge = joining.read_pledge(cluster_file(directory.path))
+        self._met: dict[bytes, Hello] = {}  # who dialled in: where it is now, whatever the rows say
         self._changed = trio.Event()
         self._one = trio.Lock()  # founding is one at a time
         self._expelled: Expelled | None = None
@@ -151,10 +152,11 @@ class Cluster:
         directory, cluster_id = self._directory, self._pledge.cluster_id
         if row is not None and not joining.is_certified(directory, row, now_ms()):
             joining.certify(directory, row, self._secret, now_ms())
-        me = introduction(cluster_id, self.me, directory.boots, self.start, FEATURE_LEVEL)
+        me = introduction(cluster_id, self.me, directory.boots, self.start, FEATURE_LEVEL, listening.address)
         links = Links(me, joining.credentials(directory, cluster_id), self._admits, on_refused=self._told)
         links.on_raft = self._replicas.frame
         links.on_connected = self._replicas.connected
+        links.on_met = self._meet
         links.serve(Describe, self._describe)
         links.serve(Join, self._join)
         self._replicas.send_frame = links.send_raft
@@ -185,11 +187,16 @@ class Cluster:
         if self.links is None:
             return
         with self._router.read() as rows:
-            row, addresses, gone = meta_rows.cluster(rows), meta_rows.addresses(rows), meta_rows.revoked(rows)
+            row, members, gone = meta_rows.cluster(rows), meta_rows.members(rows), meta_rows.revoked(rows)
+        addresses = {node: member.address for node, member in members.items() if member.address}
         if row is None:  # nothing has arrived here yet: those who were named at the admission bring it
             addresses = joining.first_peers(self._pledge)
         elif self.me in gone:
             self._expel(hello.REVOKED, "this node was revoked: it is no member any more")
+        for node, met in self._met.items():
+            known = members.get(node)
+            if node not in gone and met.address and (known is None or met.boot > known.boot):
+                addresses[node] = met.address
         self._replicas.set_peers(addresses)
         self.links.connect_to(addresses)
         self.links.review()
@@ -197,9 +204,19 @@ class Cluster:
             follower()
 
     def _admits(self, peer: Hello) -> Refusal | None:
+        """A node that the rows do not know has a certificate, so it was admitted, and this replica has not
+        heard of it yet. It may lead the meta group by now: who else would tell?"""
         with self._router.read() as rows:
             refused = meta_rows.refuses(rows, peer.node, peer.boot, peer.start, peer.cluster)
-        return None if refused is None else Refusal(refused.code, refused.detail)
+        if refused is None or refused.code == hello.UNKNOWN_NODE:
+            return None
+        return Refusal(refused.code, refused.detail)
+
+    def _meet(self, peer: Hello) -> None:
+        """Whoever dials in is dialled where it says that it is, if that is news: since it came or moved, no
+        row of it may have reached this replica."""
+        self._met[peer.node] = peer
+        self._changed.set()
 
     def _told(self, refusal: Refusal) -> None:
         """Another node says that this one is not wanted any more."""

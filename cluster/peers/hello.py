@@ -20,6 +20,7 @@ CONTROL: Final = "control"  # Raft, and calls
 BULK: Final = "bulk"  # streams, one at a time
 LANES: Final = (CONTROL, BULK)
 SCHEME: Final = "heliograph"
+ADDRESS_CHARS_MAX: Final = 300
 DETAIL_CHARS_MAX: Final = 300  # of a refusal: goes into logs
 
 # Codes of refusals. Composition's `admits` may use those of the second group.
@@ -44,6 +45,7 @@ class Hello(msgspec.Struct, array_like=True, frozen=True):
     start: bytes  # random, of this start of the process
     level: int  # the feature level that the node's program knows
     lane: str
+    address: str = ""  # host:port at which it can be dialled; empty: it does not say
 
 
 class Refusal(msgspec.Struct, array_like=True, frozen=True):
@@ -118,7 +120,8 @@ def common_version(mine: Hello, theirs: Hello) -> int | None:
 
 def judge(mine: Hello, theirs: Hello, name: Name | None) -> Refusal | None:
     """What is wrong with a Hello by itself and beside the certificate of its link (`name`, None without)."""
-    if theirs.version_min > theirs.version_max or len(theirs.start) != START_BYTES or theirs.boot < 0:
+    wide = len(theirs.address) > ADDRESS_CHARS_MAX
+    if theirs.version_min > theirs.version_max or len(theirs.start) != START_BYTES or theirs.boot < 0 or wide:
         return Refusal(BAD_HELLO, "a field is out of range")
     if common_version(mine, theirs) is None:
         return Refusal(

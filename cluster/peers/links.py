@@ -38,9 +38,12 @@ class LinksStatistics(msgspec.Struct, frozen=True):
     refused: dict[str, int]  # by code: refusals said and heard, links that broke
 
 
-def introduction(cluster: bytes, node: bytes, boot: int, start: bytes, level: int) -> Hello:
+def introduction(
+    cluster: bytes, node: bytes, boot: int, start: bytes, level: int, address: str = ""
+) -> Hello:
     """What a node says of itself. `start`: START_BYTES random bytes, of this start of the process."""
-    return Hello(hello.VERSION_MIN, hello.VERSION_MAX, cluster, node, boot, start, level, hello.CONTROL)
+    versions = hello.VERSION_MIN, hello.VERSION_MAX
+    return Hello(*versions, cluster, node, boot, start, level, hello.CONTROL, address)
 
 
 async def tcp(address: str) -> trio.abc.Stream:
@@ -103,6 +106,15 @@ class Links:
 
     def serve_stream(self, request: type[R], handler: Callable[[bytes, R], AsyncIterator[bytes]]) -> None:
         self._serving.givers[request] = handler
+
+    @property
+    def on_met(self) -> Callable[[Hello], None]:
+        """Called with what a node said that was let in on a link of its own."""
+        return self._serving.on_met
+
+    @on_met.setter
+    def on_met(self, take: Callable[[Hello], None]) -> None:
+        self._serving.on_met = take
 
     @property
     def on_raft(self) -> Callable[[bytes, bytes], None]:

@@ -49,6 +49,7 @@ class Serving:
         self.givers: dict[type, Giver] = {}
         self.on_raft: Callable[[bytes, bytes], None] = _to_nobody
         self.on_told: Callable[[Refusal], None] = _unheard  # a peer refused this node
+        self.on_met: Callable[[Hello], None] = _unmet  # a node was let in
         self.in_flight = 0
         self.given_bytes = 0
         self._me = me
@@ -124,6 +125,7 @@ class Serving:
             self._links[node] = link
             if older is not None:
                 older.cut("replaced", "the peer made a new link")
+            self.on_met(wire.peer)
             try:
                 await link.run()
             finally:
@@ -294,6 +296,10 @@ def _address(transport: trio.abc.Stream) -> str:
 
 def _to_nobody(node: bytes, frame: bytes) -> None:
     """Raft frames before the replicas are there: Raft repeats them."""
+
+
+def _unmet(peer: Hello) -> None:
+    """Who dials in is of no interest to composition."""
 
 
 def _unheard(refusal: Refusal) -> None:

@@ -6,6 +6,7 @@ or not, but not twice. Following and liking are asked until answered: they are i
 """
 
 import math
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import count
@@ -99,7 +100,7 @@ class Person:
         if answer.status_code == 500:
             self.book.violations.append(f"{method} {path}: 500 {answer.text[:300]}")
         if not final:
-            self.book.reasons[f"{answer.status_code} {answer.text[:90]}"] += 1
+            self.book.reasons[f"{answer.status_code} {method} {said(answer)}"] += 1
             self.home = None
             if answer.status_code == 401 and self.token:
                 await self._sign_in()
@@ -301,6 +302,12 @@ class Crowd:
 
     def end(self):
         self.ending = True
+
+
+def said(answer):
+    """The words of a problem, without what differs each time."""
+    detail = answer.json()["detail"] if "json" in answer.headers.get("Content-Type", "") else answer.text
+    return re.sub(r"[0-9a-f]{8,}|[0-9.]+", "…", detail)[:100]
 
 
 def key():

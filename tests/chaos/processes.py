@@ -15,6 +15,7 @@ from tests.chaos.proxy import Wires
 from tests.crash.process import ROOT, NodeProcess
 
 HELIOGRAPH = [sys.executable, "-m", "tests.crash.heliograph"]
+ASK_S = 120.0  # for an answer of the admin listener: a digest of everything is among them
 COMMAND_S = 60.0  # for one command: a hang becomes a failure
 QUICK = (
     "accounts.access_token_s=86400",  # nobody signs in again because half an hour has passed
@@ -97,9 +98,8 @@ class Node:
         """A question to its admin listener; the JSON of the answer. Blocking."""
         token = (self.data / "keys" / "admin.token").read_text().strip()
         headers = {"Authorization": f"Bearer {token}"}
-        answer = httpx.request(
-            method, f"{self.process.admin_url}{path}", headers=headers, trust_env=False, timeout=120, **request
-        )
+        url = f"{self.process.admin_url}{path}"
+        answer = httpx.request(method, url, headers=headers, trust_env=False, timeout=ASK_S, **request)
         assert answer.status_code < 300, f"{path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
