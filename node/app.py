@@ -45,7 +45,7 @@ from node.http.metrics import Metrics
 from node.http.server import Address, Server
 from node.http.tokens import Keyring, Signer, derive, load_secret
 from node.logs import get_logger
-from node.media.catalogue import Catalogue
+from node.media.catalogue import Catalogue, blobs_of
 from node.media.collection import Collector
 from node.media.intake import Intake
 from node.media.pool import Pool, PoolSettings, open_pool
@@ -265,7 +265,9 @@ def _make_parts(
     replicas.on_rows(workshop.rows_changed)
     replicas.on_rows(collector.rows_changed)
     replicas.on_standing(workshop.standing_changed)
+    replicas.on_rows(lambda keys: repair.note(blobs_of(keys)) if fetching.has_peers else None)
     replicas.on_installed(lambda _: repair.hurry())
+    replicas.on_installed(lambda _: collector.look_soon())
     scrub = Scrub(blobs, fetching, now_ms, secrets.token_bytes(DIGEST_BYTES))
     keyring = Keyring(
         directory.keys / "tokens",

@@ -18,9 +18,16 @@ from cluster.copies import Wanted
 from cluster.fetching import Fetching
 from cluster.replicas import Replicas
 from node.social import blobs as rows_of
+from node.social.blobs import HASH_BYTES
+from node.social.keys import BlobKey
 from storage.blobs import BlobDamaged, BlobMissing
 
 T = TypeVar("T")
+
+
+def blobs_of(keys: Iterable[bytes]) -> list[bytes]:
+    """The hashes of the blobs whose own rows are among these keys of rows."""
+    return [key[-HASH_BYTES:] for key in keys if key[2] == BlobKey.KIND]
 
 
 class Collected(NamedTuple):

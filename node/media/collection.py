@@ -5,9 +5,10 @@ writes nothing; and only where this node leads, for one who asks is enough. What
 state machine when the command is applied, never here.
 
 Files go on every node by what its own rows say (`node.media.catalogue`): soon after a commit that touched a
-blob's place among the idle ones, which each `Collect` does; and all of them are looked at after the start
-and now and then, for what was collected while this node was away or busy. Nothing is proposed for them. A
-backup that copies blobs holds up both (law 11): on its own node, for other nodes' files are not its own.
+blob's place among the idle ones, which each `Collect` does; and all of them are looked at after the start,
+when rows came by snapshot, and now and then: for what was collected while this node was away or busy.
+Nothing is proposed for them. A backup that copies blobs holds up both (law 11): on its own node, for other
+nodes' files are not its own.
 """
 
 from collections.abc import Iterable
@@ -76,7 +77,11 @@ class Collector:
         self._touched.update([key[-_HASH_BYTES:] for key in keys if key[2] == _IDLE])
         if len(self._touched) > TOUCHED_MAX:
             self._touched.clear()
-            self._look_at = 0.0
+            self.look_soon()
+
+    def look_soon(self) -> None:
+        """Rows have come that no commit told of."""
+        self._look_at = 0.0
 
     async def run(self, partitions: Iterable[int]) -> None:
         """Until cancelled."""

@@ -67,8 +67,7 @@ async def test_a_node_that_cannot_be_asked_does_not_hold_up_the_others(tmp_path)
             assert (await c.repair.now()).fetched == len(held)
 
 
-async def test_it_begins_soon_after_the_start_and_when_it_is_hurried(tmp_path, monkeypatch):
-    monkeypatch.setattr(repair, "SOON_S", 0.05)
+async def test_it_begins_soon_after_the_start_and_when_it_is_hurried(tmp_path):
     async with cluster(tmp_path, "ab") as (a, b), trio.open_nursery() as nursery:
         b.repair._rounds.soon_s = 0.05
         held = fill([a], 5)
@@ -82,6 +81,38 @@ async def test_it_begins_soon_after_the_start_and_when_it_is_hurried(tmp_path, m
         a.rows.refer(b"later")
         b.repair.hurry()
         await b.until_has(later)
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_commits_write_is_looked_at_without_a_round(tmp_path):
+    async with cluster(tmp_path, "ab") as (a, b), trio.open_nursery() as nursery:
+        b.repair._noted_at.soon_s = 0.05
+        held = fill([a], 5)
+        nursery.start_soon(b.repair.run)
+        unknown = b"nothing refers to it".ljust(32)
+        b.repair.note([*held, unknown])
+        for digest in held:
+            await b.until_has(digest)
+        later = a.put(b"later")
+        a.rows.refer(b"later")
+        b.repair.note([later])
+        await b.until_has(later)
+        assert b.repair.statistics().rounds == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_more_than_can_be_noted_makes_a_round(tmp_path, monkeypatch):
+    monkeypatch.setattr(repair, "NOTED_MAX", 3)
+    async with cluster(tmp_path, "ab") as (a, b), trio.open_nursery() as nursery:
+        b.repair._rounds.soon_s = 0.3
+        held = fill([a], 5)
+        nursery.start_soon(b.repair.run)
+        b.repair.note(held)
+        for digest in held:
+            await b.until_has(digest)
+        with trio.fail_after(5):
+            while b.repair.statistics().rounds == 0:
+                await trio.sleep(0.005)
         nursery.cancel_scope.cancel()
 
 
