@@ -85,7 +85,7 @@ class Peer:
     # --- what this node wants of the other -----------------------------------------------------------
     def send_raft(self, body: bytes) -> None:
         link, frame = self.link, frames.encode(frames.RAFT, body)
-        if link is not None and link.send(frame, RAFT_BYTES_MAX, RAFT_FRAMES_MAX):
+        if link is not None and link.send(frame, bytes_max=RAFT_BYTES_MAX, frames_max=RAFT_FRAMES_MAX):
             self._raft_sent += 1
         else:
             self._raft_dropped += 1
@@ -93,10 +93,11 @@ class Peer:
     async def call(self, request: Any, deadline_s: float) -> Any:
         """Raises PeerUnreachable, PeerSilent, PeerRefused."""
         number = self._number = self._number + 1
-        await self._ask(request, number, deadline_s)
+        link = await self._ask(request, number, deadline_s)
 
         def abort(_: Any) -> trio.lowlevel.Abort:
             del self._calls[number]
+            link.withdraw(number)
             return trio.lowlevel.Abort.SUCCEEDED
 
         with trio.move_on_after(deadline_s):
@@ -106,9 +107,12 @@ class Peer:
                 raise PeerRefused.of(answer)
             self._check(request, answer)
             return answer
+        if link.unsent(number):
+            raise PeerUnreachable(f"node {self.node.hex()}: it was not sent in {deadline_s:g} s")
         raise PeerSilent(f"node {self.node.hex()}: no answer in {deadline_s:g} s")
 
-    async def _ask(self, request: Any, number: int, deadline_s: float) -> None:
+    async def _ask(self, request: Any, number: int, deadline_s: float) -> Link:
+        """Queue it. Raises PeerUnreachable."""
         link = self.link
         if link is None:
             why = f"not connected ({self._last_error})" if self._last_error else "not connected"
@@ -117,8 +121,8 @@ class Peer:
         else:
             deadline_ms = min(max(1, round(deadline_s * 1000)), frames.DEADLINE_MS_MAX)
             body = messages.encode(request)
-            if link.send(frames.encode(frames.REQUEST, body, number, deadline_ms)):
-                return
+            if link.send(frames.encode(frames.REQUEST, body, number, deadline_ms), number):
+                return link
             why = "the link broke" if link.ended else f"{link.queued_bytes} bytes wait to be sent to it"
         await trio.lowlevel.checkpoint()
         raise PeerUnreachable(f"node {self.node.hex()}: {why}")
@@ -175,10 +179,9 @@ class Peer:
 
     def _let_go(self, link: Link) -> None:
         """Whoever waits is told; who was still in the queue may be sure that nothing was sent."""
-        queued = link.unsent_requests()
         who = f"node {self.node.hex()}: the link broke"
         for number, task in self._calls.items():
-            error = PeerUnreachable(f"{who} before it was sent") if number in queued else PeerSilent(who)
+            error = PeerUnreachable(f"{who} before it was sent") if link.unsent(number) else PeerSilent(who)
             trio.lowlevel.reschedule(task, outcome.Error(error))
         self._calls.clear()
 

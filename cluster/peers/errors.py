@@ -4,7 +4,7 @@ from cluster.peers.messages import Failed
 
 
 class PeerUnreachable(Exception):
-    """Nothing was sent: the request certainly had no effect there. Another node may be asked."""
+    """Nothing was sent, and nothing will be: the request certainly has no effect there."""
 
 
 class PeerSilent(Exception):

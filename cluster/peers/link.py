@@ -43,6 +43,9 @@ class Link:
         self._pings = pings
         self._pinged_at = 0.0
         self._queue: list[bytes] = []
+        self._last_request = 0  # queued
+        self._taken_request = 0  # the last that the writer has taken out of the queue
+        self._withdrawn: set[int] = set()  # of those after it
         self._wake = trio.Event()
         self._heard = True
         self._scope = trio.CancelScope()
@@ -50,16 +53,34 @@ class Link:
 
     # --- for the owner -----------------------------------------------------------------------------------
     def send(
-        self, frame: bytes, bytes_max: int = QUEUE_BYTES_MAX, frames_max: int = QUEUE_FRAMES_MAX
+        self,
+        frame: bytes,
+        request: int = 0,
+        *,
+        bytes_max: int = QUEUE_BYTES_MAX,
+        frames_max: int = QUEUE_FRAMES_MAX,
     ) -> bool:
-        """Queue a frame. False, and nothing is queued, where the queue is full or the link has ended."""
+        """Queue a frame; `request`: the number of a request of ours, which grow. False, and nothing is
+        queued, where the queue is full or the link has ended."""
         if self.queued_bytes + len(frame) > bytes_max or self.queued_frames >= frames_max or self.ended:
             return False
         self._queue.append(frame)
         self.queued_bytes += len(frame)
         self.queued_frames += 1
+        if request:
+            self._last_request = request
         self._wake.set()
         return True
+
+    def unsent(self, request: int) -> bool:
+        """Does this request of ours still wait in the queue? Then none of it has left, and if the link has
+        ended none of it ever will."""
+        return request > self._taken_request
+
+    def withdraw(self, request: int) -> None:
+        """Nobody waits for this one any more: if it is unsent, it stays so."""
+        if self.unsent(request):
+            self._withdrawn.add(request)
 
     def cut(self, code: str, detail: str, refusal: Refusal | None = None) -> None:
         """End the link from here, after telling the peer why if there is a refusal."""
@@ -67,11 +88,6 @@ class Link:
             self.ended = LinkBroken(code, detail)
             self._refusal = refusal
             self._scope.cancel()
-
-    def unsent_requests(self) -> set[int]:
-        """Numbers of the requests that still wait in the queue, and never leave if the link has ended."""
-        heads = (frames.HEAD.unpack_from(frame) for frame in self._queue)
-        return {request for _, kind, _, request, _ in heads if kind == frames.REQUEST}
 
     async def run(self) -> LinkBroken:
         """Until the link ends; says why. The wire is closed then."""
@@ -105,8 +121,7 @@ class Link:
             while True:
                 await self._wake.wait()
                 self._wake = trio.Event()
-                queue, self._queue = self._queue, []
-                for piece, count in _pieces(queue):
+                for piece, count in _pieces(self._taken()):
                     with trio.move_on_after(SHED_S) as patience:
                         await self.wire.send(piece)
                     if patience.cancelled_caught:
@@ -116,6 +131,22 @@ class Link:
                     self.queued_frames -= count
         except LinkBroken as broken:
             self.cut(broken.code, broken.detail)
+
+    def _taken(self) -> list[bytes]:
+        """All that is queued, but for what was withdrawn."""
+        queue, self._queue = self._queue, []
+        self._taken_request = self._last_request
+        if self._withdrawn:
+            left = [frame for frame in queue if not self._is_withdrawn(frame)]
+            self.queued_bytes -= sum(map(len, queue)) - sum(map(len, left))
+            self.queued_frames -= len(queue) - len(left)
+            queue = left
+            self._withdrawn.clear()
+        return queue
+
+    def _is_withdrawn(self, frame: bytes) -> bool:
+        _, kind, _, request, _ = frames.HEAD.unpack_from(frame)
+        return kind == frames.REQUEST and request in self._withdrawn
 
     async def _watch(self) -> None:
         """Pings, and notices when nothing comes any more: a half-open connection looks like an idle one."""

@@ -187,7 +187,7 @@ async def test_a_full_queue_drops_raft_frames_and_refuses_calls(tmp_path, autoju
             await trio.sleep(0.1)
             large = FetchBlob(bytes(2 << 20))
             for _ in range(2):
-                with pytest.raises(PeerSilent):
+                with pytest.raises(PeerUnreachable, match="not sent"):
                     await a.links.call(B, large, deadline_s=0.1)
             with pytest.raises(PeerUnreachable, match="bytes wait to be sent"):
                 await a.links.call(B, large, deadline_s=60)
@@ -231,6 +231,34 @@ async def test_what_was_still_queued_when_the_link_broke_was_certainly_not_sent(
             await network.cables[0].cut()
             network.cables[0].resume()
         assert ends == {1: PeerSilent, 2: PeerUnreachable}
+
+
+@pytest.mark.parametrize("how", ["deadline", "cancelled"])
+async def test_what_nobody_waits_for_any_more_is_not_sent(tmp_path, autojump_clock, how):
+    async with wired(tmp_path) as (network, a, b):
+        asked = []
+
+        async def notes(sender, request):
+            asked.append(request.partitions)
+            return Index(())
+
+        b.links.serve(ReadIndex, notes)
+        network.cables[0].stall()
+        a.links.send_raft(B, bytes(1 << 20))  # occupies the writer
+        await trio.sleep(0.1)
+        if how == "deadline":
+            with pytest.raises(PeerUnreachable, match="not sent in 1 s"):
+                await a.links.call(B, ReadIndex((1,)), deadline_s=1)
+        else:
+            with trio.move_on_after(1):
+                await a.links.call(B, ReadIndex((1,)), deadline_s=60)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(swallow, a.links.call(B, ReadIndex((2,)), deadline_s=60))
+            await trio.sleep(0.1)
+            network.cables[0].resume()
+        assert asked == [(2,)]
+        statistics = a.links.statistics().peers[B]
+        assert statistics.queued_bytes == statistics.queued_frames == statistics.calls == 0
 
 
 async def test_calls_under_way_are_bounded(tmp_path, autojump_clock):
