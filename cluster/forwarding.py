@@ -33,7 +33,7 @@ from cluster.raft_effects import Lost, NotLeader, Standing
 from cluster.replicas import Overloaded, Replicas, StorageFull, Watch
 
 AGAIN_S: Final = 0.05  # between attempts, if nobody is heard of who leads: an election takes 0.6 s and more
-FORWARDED_MAX: Final = 8192  # commands with a leader elsewhere at once; more are refused, not queued
+WAITING_MAX: Final = 8192  # commands at once; more are refused, not queued
 
 # What the asked one says of a proposal that it did not take.
 NOT_LEADER: Final = "not_leader"
@@ -117,8 +117,11 @@ class Forwarding:
 
     def __init__(self, replicas: Replicas, require_room: Callable[[], None]) -> None:
         self.links: Peers | None = None  # a lone node has none
-        self.forwarded = 0  # under way
+        self.waiting = 0  # commands that are not at their end
+        self.forwarded = 0  # asked of other nodes
+        self.served = 0  # asked of this one
         self.repeated = 0  # attempts beyond the first
+        self.unavailable = 0
         self._replicas = replicas
         self._partitions = frozenset(replicas.partitions)
         self._require_room = require_room  # raises StorageFull
@@ -171,10 +174,10 @@ class Forwarding:
     @contextmanager
     def _while_waiting(self, partition: int) -> Iterator[_Waiting]:
         """Ends the block in time; `ends_as` says why then."""
-        if self.forwarded >= FORWARDED_MAX:
-            raise Overloaded(f"{self.forwarded} commands wait for their leaders")
+        if self.waiting >= WAITING_MAX:
+            raise Overloaded(f"{self.waiting} commands wait for their leaders")
         waiting = _Waiting(partition, _now())
-        self.forwarded += 1
+        self.waiting += 1
         waitings = self._waiting[partition]
         waitings.add(waiting)
         waiting.hold(waiting.began, self._leaderless_since(partition))
@@ -182,7 +185,7 @@ class Forwarding:
             with waiting.scope:
                 yield waiting
         finally:
-            self.forwarded -= 1
+            self.waiting -= 1
             waitings.discard(waiting)
             if not waitings:
                 self._waiting.pop(partition, None)
@@ -215,7 +218,7 @@ class Forwarding:
         if tries.state is State.TURNED_AWAY and told is not None:
             raise told
         settled = tries.state is State.WITHOUT_EFFECT
-        raise Unavailable(partition, _now() - waiting.began, settled=settled)
+        raise self._given_up(waiting, settled)
 
     async def _once_elsewhere(
         self, tries: Attempts, waiting: _Waiting, standing: Standing, command: Execute, grows: bool
@@ -254,7 +257,11 @@ class Forwarding:
                 if told is not None:
                     raise told
                 await self.changed(partition)
-        raise Unavailable(partition, _now() - waiting.began, settled=False)
+        raise self._given_up(waiting, settled=False)
+
+    def _given_up(self, waiting: _Waiting, settled: bool) -> Unavailable:
+        self.unavailable += 1
+        return Unavailable(waiting.partition, _now() - waiting.began, settled=settled)
 
     # --- one attempt -------------------------------------------------------------------------------------
     async def _propose(self, partition: int, data: bytes, term: int, grows: bool) -> tuple[Event, "Told"]:
@@ -278,6 +285,7 @@ class Forwarding:
     async def _call(self, leader: bytes, request: Propose) -> tuple[Event, "Told"]:
         """There."""
         assert self.links is not None
+        self.forwarded += 1
         try:
             said = await self.links.call(leader, request, deadline_s=WRITE_WITHIN_MS / 1000)
         except PeerUnreachable:
@@ -299,6 +307,7 @@ class Forwarding:
             _decode_forwarded(request.command)
         except msgspec.DecodeError as error:  # in the log it would stop every replica
             raise PeerRefused(UNKNOWN, f"a command that cannot be read: {error}") from None
+        self.served += 1
         event, told = await self._propose(request.partition, request.command, request.term, request.grows)
         if isinstance(told, Answer):
             return Proposed(told.index, _encode(told.outcome), told.sent, tuple(told.taken.items()))

@@ -26,6 +26,9 @@ from storage.ids import partition_of
 from storage.shard import Snapshot
 
 TAKEN_WITHIN_S: Final = 1.0  # how long an answer waits for the messages of its command
+LOOKED_EVERY_S: Final = (
+    0.1  # whether all partitions have a state: asked before each request, and slow to tell
+)
 
 
 class Executed(msgspec.Struct, frozen=True):
@@ -38,9 +41,12 @@ class Executed(msgspec.Struct, frozen=True):
 
 
 class RouterStatistics(msgspec.Struct, frozen=True):
-    forwarded: int  # commands under way, to this node as leader or to another
+    waiting: int  # commands that are not at their end
+    forwarded: int  # commands asked of other nodes
+    served: int  # commands that other nodes asked of this one
     repeated: int  # attempts beyond a command's first
-    questions: int  # how far other leaders are
+    unavailable: int  # commands given up
+    questions: int  # to other leaders: how far they are
     stale: int  # reads that nobody confirmed to be of the newest
 
 
@@ -56,7 +62,8 @@ class Router:
         self._indexes = Indexes(replicas, self._forwarding)
         self._answered: dict[int, int] = {}  # partition → the newest index that another node answered with
         self._partitions = frozenset(replicas.partitions)
-        self._filled = False
+        self._filled = False  # as of the last look
+        self._look_at = 0.0
         self._stale = 0
 
     def join(self, links: Links) -> None:
@@ -72,7 +79,12 @@ class Router:
     @property
     def ready(self) -> bool:
         """Whether this node has a state of every partition: one that is being filled has not."""
-        self._filled = self._filled or self._links is None or self.replicas.is_ready()
+        if self._links is None:
+            return True
+        now = trio.current_time()
+        if now >= self._look_at:
+            self._look_at = now + LOOKED_EVERY_S
+            self._filled = self.replicas.is_ready()
         return self._filled
 
     # --- writing ---------------------------------------------------------------------------------------
@@ -210,7 +222,13 @@ class Router:
     def statistics(self) -> RouterStatistics:
         forwarding = self._forwarding
         return RouterStatistics(
-            forwarding.forwarded, forwarding.repeated, self._indexes.questions, self._stale
+            waiting=forwarding.waiting,
+            forwarded=forwarding.forwarded,
+            served=forwarding.served,
+            repeated=forwarding.repeated,
+            unavailable=forwarding.unavailable,
+            questions=self._indexes.questions,
+            stale=self._stale,
         )
 
 

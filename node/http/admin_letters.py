@@ -185,7 +185,7 @@ def add_letters(routes: AdminRoutes, parts: Parts) -> None:
     async def asked_of(partition: int, command: RetryDeadLetter | DropDeadLetter) -> Response:
         if partition not in replicas.partitions:
             raise Problem("not_found", f"there is no partition {partition}")
-        outcome = (await replicas.propose(partition, command)).outcome
+        outcome = await parts.service.router.order(partition, command)
         if isinstance(outcome, Declined):
             if outcome.code == "not_found" and "dead letter" in outcome.detail:
                 raise Problem("not_found", outcome.detail)

@@ -18,6 +18,7 @@ from prometheus_client.core import (
 )
 
 from cluster.replicas import ReplicaStatistics, now_ms
+from cluster.router import RouterStatistics
 from cluster.streams import Published as StreamRecord
 from node.parts import Parts
 from node.social import changes, jobs
@@ -70,6 +71,7 @@ class NodeCollector:
         yield from self._node()
         yield from self._storage(statistics)
         yield from _cluster(statistics)
+        yield from _forwarding(self._parts.service.router.statistics())
         yield from self._dead_letters(statistics)
         yield from self._media()
         yield from self._feeds()
@@ -203,4 +205,28 @@ def _cluster(statistics: ReplicaStatistics) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(
         "heliograph_partitions_working", "Partitions with work to be continued", statistics.work
+    )
+
+
+def _forwarding(router: RouterStatistics) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "heliograph_commands_waiting", "Commands that wait for their leaders' answers", router.waiting
+    )
+    asked = CounterMetricFamily(
+        "heliograph_commands_forwarded", "Commands between nodes, by who asked", labels=["by"]
+    )
+    asked.add_metric(["this"], router.forwarded)
+    asked.add_metric(["others"], router.served)
+    yield asked
+    yield CounterMetricFamily(
+        "heliograph_commands_repeated", "Attempts beyond a command's first", router.repeated
+    )
+    yield CounterMetricFamily(
+        "heliograph_commands_unavailable", "Commands given up for want of a majority", router.unavailable
+    )
+    yield CounterMetricFamily(
+        "heliograph_read_questions", "Questions to other leaders, how far a read must see", router.questions
+    )
+    yield CounterMetricFamily(
+        "heliograph_stale_reads", "Reads answered though no leader confirmed them", router.stale
     )
