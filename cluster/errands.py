@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from cluster import memory, streams
-from cluster.commands import FEATURE_LEVEL, Command, Continue, Deliver, ForgetChanges, ForgetRemembered, Trim
+from cluster.commands import Command, Continue, Deliver, ForgetChanges, ForgetRemembered, Trim
 from cluster.duties import Duties
 from cluster.keys import Head
 from cluster.partition import Applied
@@ -35,6 +35,8 @@ class Undelivered(Exception):
 
 class Engine(Protocol):
     """What errands need of `cluster.replicas.Replicas`."""
+
+    level: int
 
     def standing(self, partition: int) -> Standing: ...
 
@@ -78,14 +80,14 @@ class Errands:
     def go(self) -> None:
         """Send on its way what is due."""
         for destination, messages in self._duties.deliveries():
-            command = Deliver(now_ms(), FEATURE_LEVEL, os.urandom(16), messages)
+            command = Deliver(now_ms(), self._engine.level, os.urandom(16), messages)
             if self._engine.standing(destination).role is Role.LEADER:
                 delivered = partial(self._delivered, destination)
                 self._engine.submit(destination, command, delivered, partial(self._undelivered, destination))
             else:
                 self._spawn(self._carry_far, destination, command)
         for partition in self._duties.continuations():
-            again = Continue(now_ms(), FEATURE_LEVEL, os.urandom(16))
+            again = Continue(now_ms(), self._engine.level, os.urandom(16))
             continued = partial(self._continued, partition)
             self._engine.submit(partition, again, continued, partial(self._not_continued, partition))
 

@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from cluster import commands, mailbox
-from cluster.commands import Command
+from cluster.commands import FEATURE_LEVEL, Command
 from cluster.courier import Mark
 from cluster.cuts import Cuts
 from cluster.duties import Duties
@@ -96,6 +96,7 @@ class Replicas:
             raise ValueError(f"{len(shards)} shards: the number must be a power of two")
         settings = settings or WriterSettings()
         self.me = me
+        self.level = FEATURE_LEVEL  # the cluster's, as it is stamped in commands
         self.duties = Duties()
         self.courier = self.duties.courier
         self.errands = Errands(self.duties, self, self._wake_resting)

@@ -266,6 +266,7 @@ def _make_parts(
     replicas.on_rows(collector.rows_changed)
     replicas.on_standing(workshop.standing_changed)
     replicas.on_rows(lambda keys: repair.note(blobs_of(keys)) if fetching.has_peers else None)
+    replicas.on_installed(lambda _: feeds.replaced())
     replicas.on_installed(lambda _: repair.hurry())
     replicas.on_installed(lambda _: collector.look_soon())
     scrub = Scrub(blobs, fetching, now_ms, secrets.token_bytes(DIGEST_BYTES))

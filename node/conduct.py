@@ -5,20 +5,24 @@ which), until nothing is left to do; then it costs nothing until members, links 
 clock is off gives its leads away, and nobody gives it any (law 4).
 """
 
+import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 import trio
 
-from cluster import meta_rows
+from cluster import meta, meta_rows
+from cluster.commands import Execute
+from cluster.keys import META_PARTITION
 from cluster.layout import Layout, layout_of
 from cluster.membership import ClockTurned, Event, Membership, State, Turned
 from cluster.peers.messages import decode_frame
-from cluster.raft_effects import ChangeRefused, NotLeader, Overfull, Standing
+from cluster.raft_effects import ChangeRefused, Lost, NotLeader, Overfull, Standing
 from cluster.raft_messages import Configuration
 from cluster.reconcile import Step, Transfer, next_step
-from cluster.replicas import Overloaded, Replicas, now_ms
+from cluster.replicas import Overloaded, Replicas, StorageFull, now_ms
 from node.logs import get_logger
 from storage.shard import Snapshot
 
@@ -103,6 +107,10 @@ class Conduct:
         with self._read() as rows:
             layout = self._current(rows)
             members = tuple(meta_rows.members(rows))
+            self._replicas.level = meta_rows.level(rows)
+            spoken = meta_rows.level_spoken(rows)
+        if spoken > self._replicas.level:
+            await self._raise_level(spoken)
         self._membership.keep(members, _ticks())
         if layout is None:
             layout = await self._laid_out()
@@ -137,6 +145,17 @@ class Conduct:
                 steps.append((number, step))
         await self._take(steps)
         return len(steps)
+
+    async def _raise_level(self, level: int) -> None:
+        """All members speak it: what waits for it may begin (law 12). The machine looks at it once more."""
+        if not self._replicas.leads(META_PARTITION):
+            return
+        random = os.urandom(32)
+        body = meta.encode(meta.RaiseLevel(level))
+        command = Execute(now_ms(), self._replicas.level, random[:16], 0, random[16:], b"", body)
+        with suppress(NotLeader, Lost, Overloaded, StorageFull):  # the next round asks again
+            await self._replicas.propose(META_PARTITION, command)
+            log.info("level_raised", level=level)
 
     def _is_due(self, number: int, step: Step) -> bool:
         """A lead that is on its way is not given again: each time holds the writes of its partition up."""

@@ -70,6 +70,10 @@ class Feeds:
         """What the change streams got, after its commit, each partition's in order."""
         self._cache.changed(records, now_ms)
 
+    def replaced(self) -> None:
+        """A snapshot has replaced rows, without a word in the change stream: merged feeds are not known now."""
+        self._cache.reset()
+
     def page(self, rows: Reader, viewer: int, published: int | None, limit: int, now_ms: int) -> Page:
         """Up to `limit` posts that come after the cursor `published`. Raises RecordDamaged."""
         self._pages += 1
