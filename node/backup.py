@@ -10,7 +10,8 @@ A destination holds many backups and each blob once:
                        manifest.json  what there must be, with sizes and hashes; written last
 
 The cut: all writers pause between commits, one read transaction per shard opens, writers go on. Blobs are
-immutable, so they are copied after it; their collection waits until the copying ends. A folder gets its name
+immutable, so they are copied after it, those that this node lacks fetched from another; their collection
+waits until the copying ends. A folder gets its name
 when all in it is synced. The journal is not in it (a cut has all that was committed), nor are the node's own
 keys: whoever restores a backup starts under a new identity.
 """
@@ -30,6 +31,7 @@ import msgspec
 import trio
 from blake3 import blake3
 
+from cluster.fetching import BlobUnavailable, Fetching
 from cluster.keys import HEADS, HEADS_PARTITION, INSTALLS
 from cluster.replicas import Replicas
 from node.http.tokens import derive
@@ -74,7 +76,7 @@ class Manifest(msgspec.Struct, frozen=True):
     applied: dict[str, int]  # partition → index of the last command in the cut
     blobs: int
     blob_bytes: int
-    missing: tuple[str, ...]  # blobs that the cut refers to and the node did not have whole
+    missing: tuple[str, ...]  # blobs that the cut refers to and no node had whole
     missing_count: int
     files: tuple[FileEntry, ...]
 
@@ -116,6 +118,7 @@ async def create(
     replicas: Replicas,
     blobs: Blobs,
     collector: Collector,
+    fetching: Fetching,
     directory: DataDirectory,
     destination: Path,
     secret: bytes,
@@ -145,7 +148,10 @@ async def create(
         copied = _Copied(place.blobs)
         for batch in _batches(folder):
             yield Advance("blobs", copied.count, total)
-            await trio.to_thread.run_sync(copied.add, blobs, batch)
+            absent = await trio.to_thread.run_sync(copied.add, blobs, batch)
+            fetched = [blob for blob in absent if await _fetched(fetching, blob)]
+            lacking = await trio.to_thread.run_sync(copied.add, blobs, fetched) if fetched else []
+            copied.lack([*lacking, *(blob for blob in absent if blob not in fetched)])
         await trio.to_thread.run_sync(copied.sync)
         files += [await trio.to_thread.run_sync(_hashed, folder, BLOB_LIST)]
         sealed = await trio.to_thread.run_sync(seal, secret, passphrase)
@@ -176,6 +182,15 @@ async def create(
             copied.missing_count,
             time.time() - began,
         )
+
+
+async def _fetched(fetching: Fetching, blob: _Blob) -> bool:
+    """Whether it came from another node."""
+    try:
+        await fetching.fetch(blob.digest)
+    except (BlobMissing, BlobUnavailable):
+        return False
+    return True
 
 
 class _Destination:
@@ -330,9 +345,10 @@ class _Copied:
         self.count = self.bytes = self.new = self.bytes_new = self.missing_count = 0
         self.missing: list[str] = []
 
-    def add(self, blobs: Blobs, batch: list[_Blob]) -> None:
+    def add(self, blobs: Blobs, batch: list[_Blob]) -> list[_Blob]:
+        """Those that are not here, or not whole."""
+        absent: list[_Blob] = []
         for blob in batch:
-            self.count += 1
             target = blob_path(self._root, blob.digest)
             try:
                 if not _has(target, blob.size):
@@ -340,10 +356,17 @@ class _Copied:
                     self.new += 1
                     self.bytes_new += size
                 self.bytes += blob.size
+                self.count += 1
             except (BlobMissing, BlobDamaged):
-                self.missing_count += 1
-                if len(self.missing) < MISSING_NAMED_MAX:
-                    self.missing.append(blob.digest.hex())
+                absent.append(blob)
+        return absent
+
+    def lack(self, absent: list[_Blob]) -> None:
+        """No node gave these."""
+        self.count += len(absent)
+        self.missing_count += len(absent)
+        names = [blob.digest.hex() for blob in absent]
+        self.missing += names[: MISSING_NAMED_MAX - len(self.missing)]
 
     def _copy(self, blobs: Blobs, digest: bytes, target: Path) -> int:
         """The bytes are hashed again on their way out: what is written is what its name says."""

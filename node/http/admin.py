@@ -118,7 +118,14 @@ async def backup_lines(parts: Parts, destination: Path, passphrase: str) -> Asyn
     """A backup goes on as long as somebody reads its lines."""
     secret = load_secret(parts.directory.keys / "cluster.secret")
     steps = create(
-        parts.replicas, parts.blobs, parts.collector, parts.directory, destination, secret, passphrase
+        parts.replicas,
+        parts.blobs,
+        parts.collector,
+        parts.fetching,
+        parts.directory,
+        destination,
+        secret,
+        passphrase,
     )
     line: BackupLine
     try:
