@@ -37,11 +37,16 @@ async def dial(node, given, mine=ME, expected=B):
     return await open_wire(await tcp(node.address), context, mine, expected, None)
 
 
+async def passed(true):
+    with trio.fail_after(WAIT_S):
+        while not true():
+            await trio.lowlevel.checkpoint()
+
+
 async def counted(node, counts):
     """Wait until these refusals, at least as often, are counted; no other may be."""
-    with trio.fail_after(WAIT_S):
-        while any(node.links.refusals.counts[code] < count for code, count in counts.items()):
-            await trio.lowlevel.checkpoint()
+    refusals = node.links.refusals
+    await passed(lambda: all(refusals.counts[code] >= count for code, count in counts.items()))
     assert set(node.links.refusals.counts) == set(counts)
 
 
@@ -324,15 +329,13 @@ async def test_handshakes_of_one_address_are_bounded(tmp_path, monkeypatch):
     b = make_node(tmp_path, B)
     async with running(b):
         silent = [await tcp(b.address) for _ in range(3)]
-        while b.links._serving._handshakes.total() < 3:
-            await trio.lowlevel.checkpoint()
+        await passed(lambda: b.links._serving._handshakes.total() == 3)
         extra = await tcp(b.address)
         with trio.fail_after(WAIT_S):
             await drained(extra)
         assert b.links.refusals.counts == {hello.BUSY: 1}
         for stream in (*silent, extra):
             await stream.aclose()
-        while b.links._serving._handshakes:
-            await trio.lowlevel.checkpoint()
+        await passed(lambda: not b.links._serving._handshakes)
         wire = await dial(b, credentials(tmp_path, A))
         await wire.aclose()

@@ -118,7 +118,7 @@ async def test_a_node_that_stops_is_lost_at_once_and_found_again(tmp_path):
             address = b.address
             a.links.connect_to({B: address})
             await a.connected(B)
-        with trio.fail_after(2):
+        with trio.fail_after(5):
             await a.until(lambda: a.connections == [(B, True), (B, False)])
         with pytest.raises(PeerUnreachable):
             await a.links.call(B, NodeStatus(), deadline_s=5)
