@@ -108,7 +108,7 @@ class Pool:
             try:
                 yield chunks
             finally:
-                if chunks.done and len(self._kept) < KEPT_MAX:
+                if chunks.done and len(self._kept) < KEPT_MAX and not wire.is_worn:
                     self._kept.append((trio.current_time(), wire))
                 else:
                     await wire.aclose()

@@ -17,6 +17,7 @@ from cluster.peers.hello import Admits, Hello, Name, Refusal
 
 HANDSHAKE_S: Final = 5.0  # TLS and Hello: two round trips and 1 ms of arithmetic
 LINGER_S: Final = 1.0  # after a refusal, until the peer has read it and closed
+CARRIED_BYTES_MAX: Final = 128 << 30  # under the keys of one handshake; RFC 8446 §5.5 allows thrice that
 LINGER_BYTES_MAX: Final = 64 << 10
 EXPIRED: Final = {9, 10}  # of OpenSSL's reasons: not valid yet, not valid any more
 
@@ -54,6 +55,7 @@ class Wire:
     def __init__(self, stream: trio.SSLStream[trio.abc.Stream], reader: Reader, name: Name | None) -> None:
         self._stream = stream
         self.reader = reader
+        self.carried = 0  # bytes, both ways
         self.name = name  # whom the peer's certificate names; None: it showed none
         self.peer: Hello  # once `open_wire` or `accept_wire` has given it
 
@@ -61,6 +63,7 @@ class Wire:
         """Raises LinkBroken."""
         try:
             await self._stream.send_all(data)
+            self.carried += len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise _broken(error) from None
 
@@ -72,10 +75,16 @@ class Wire:
             raise _broken(error) from None
         if not data:
             raise LinkBroken(BROKEN, "the peer closed the connection")
+        self.carried += len(data)
         try:
             return self.reader.feed(bytes(data))  # bytes already: no copy
         except FrameError as error:
             raise LinkBroken(BAD_FRAME, str(error)) from None
+
+    @property
+    def is_worn(self) -> bool:
+        """Its keys have been used for long enough."""
+        return self.carried > CARRIED_BYTES_MAX
 
     async def refuse(self, refusal: Refusal) -> None:
         """Say why, and close in a way that lets the peer read it. Does not raise."""

@@ -26,6 +26,7 @@ PINGS_MISSED_MAX: Final = 5  # counted, not timed: a process that was stopped it
 
 SHED: Final = "shed"  # codes of links that ended
 SILENT: Final = "silent"
+WORN: Final = "worn"
 OVERFULL: Final = "overfull"
 
 
@@ -154,6 +155,8 @@ class Link:
         while missed < PINGS_MISSED_MAX:
             self._heard = False
             if self._pings:
+                if self.wire.is_worn:
+                    return self.cut(WORN, "new keys are due")  # made again at once
                 self._pinged_at = trio.current_time()
                 self.send(frames.encode(frames.PING))
             await trio.sleep(PING_S)

@@ -54,6 +54,26 @@ async def test_a_link_that_is_made_again_at_once_was_not_lost(tmp_path, autojump
         assert a.connections == [(B, True)]
 
 
+async def test_keys_that_were_used_for_long_are_made_anew(tmp_path, autojump_clock, monkeypatch):
+    monkeypatch.setattr("cluster.peers.handshake.CARRIED_BYTES_MAX", 1 << 20)
+    async with wired(tmp_path) as (network, a, b):
+        b.links.serve_stream(FetchBlob, much)
+        await trio.sleep(10)
+        assert len(network.cables) == 1
+        a.links.send_raft(B, bytes(2 << 20))
+        await b.until(lambda: b.raft)
+        await trio.sleep(2)
+        assert len(network.cables) == 2 and a.connections == [(B, True)] and a.links.connected(B)
+        for number in (3, 4):
+            async with a.links.stream(B, FetchBlob(b""), idle_s=3) as chunks:
+                assert sum([len(chunk) async for chunk in chunks]) == 2 << 20
+            assert len(network.cables) == number
+
+
+async def much(sender, request):
+    yield bytes(2 << 20)
+
+
 async def test_a_node_that_was_away_is_told_as_lost_however_short(tmp_path, autojump_clock):
     async with wired(tmp_path) as (network, a, _b):
         await trio.sleep(10)
