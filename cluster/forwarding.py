@@ -2,16 +2,20 @@
 
 The table of `cluster.attempts` decides; here is what carries it out. A command that is asked of another node
 is watched for in what is applied here, from before it is sent: so when no answer comes, it is still known
-whether it took effect (`Replicas.watch`). Commands that do no harm when they are taken twice are simply asked
-again.
+whether it took effect (`Replicas.watch`). Where the leader stays and only the link to it broke, no later term
+would ever tell, so it is asked to close the lane in which the command went: it takes nothing more of it, and
+says how far must be applied to see all that it took. Commands that do no harm when they are taken twice are
+simply asked again.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 import msgspec
+import structlog
 import trio
 
 from cluster import attempts, commands
@@ -24,16 +28,23 @@ from cluster.commands import (
     Execute,
     Outcome,
     RetryDeadLetter,
+    Trim,
 )
 from cluster.journal_writer import Unknown
 from cluster.partition import Applied
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
-from cluster.peers.messages import Propose, Proposed
+from cluster.peers.messages import CloseLane, Index, Propose, Proposed
 from cluster.raft_effects import Lost, NotLeader, Standing
 from cluster.replicas import Overloaded, Replicas, StorageFull, Watch
 
+log = structlog.stdlib.get_logger("heliograph.router")
+
 AGAIN_S: Final = 0.05  # between attempts, if nobody is heard of who leads: an election takes 0.6 s and more
+SETTLED_WITHIN_S: Final = 2.0  # of one question about a lane; then it is asked again
+CLOSED_MAX: Final = 1024  # lanes that are remembered; each was a link that broke, and its requests with it
 WAITING_MAX: Final = 8192  # commands at once; more are refused, not queued
+
+NOTHING: Final = commands.encode(Trim(()))
 
 # What the asked one says of a proposal that it did not take.
 NOT_LEADER: Final = "not_leader"
@@ -125,6 +136,8 @@ class Forwarding:
         self._replicas = replicas
         self._partitions = frozenset(replicas.partitions)
         self._require_room = require_room  # raises StorageFull
+        self._lanes: dict[bytes, int] = {}  # leader → the lane in which it is asked
+        self._closed: dict[tuple[bytes, int], None] = {}  # lanes of others, the newest last
         self._waiting: defaultdict[int, set[_Waiting]] = defaultdict(set)
         self._changed: dict[int, trio.Event] = {}
         self._leaderless: dict[int, int] = {}  # partition → since when (ms) nobody is known to lead it
@@ -224,18 +237,60 @@ class Forwarding:
         self, tries: Attempts, waiting: _Waiting, standing: Standing, command: Execute, grows: bool
     ) -> tuple[Event, "Told"]:
         """Ask the leader; where that broke off, see what is applied here."""
+        leader, lane = standing.leader or b"", self._lane(standing.leader or b"")
         with self._replicas.watch(waiting.partition, command.id, standing.term) as watch:
             waiting.term = standing.term
             with trio.CancelScope() as waiting.call:
-                request = Propose(waiting.partition, standing.term, commands.encode(command), grows)
-                event, told = await self._call(standing.leader or b"", request)
+                data = commands.encode(command)
+                request = Propose(waiting.partition, standing.term, data, grows, lane)
+                event, told = await self._call(leader, request)
             if waiting.call.cancelled_caught:
                 event, told = Event.LINK_LOST, None
+            elif event is Event.LINK_LOST and self._lanes.get(leader) == lane:
+                del self._lanes[leader]
             waiting.call = None
             if tries.on(event) is State.OPEN:
-                event, told = await _resolved(watch)
+                event, told = await self._resolved(watch, leader, lane)
                 tries.on(event)
             return event, told
+
+    def _lane(self, leader: bytes) -> int:
+        lane = self._lanes.get(leader)
+        if lane is None:
+            lane = self._lanes[leader] = int.from_bytes(os.urandom(8), "big")
+        return lane
+
+    async def _resolved(self, watch: Watch, leader: bytes, lane: int) -> tuple[Event, "Told"]:
+        """What became of it, as far as what is applied here can tell: that may take for ever."""
+        found: tuple[Event, Told] | None = None
+
+        async def see() -> None:
+            nonlocal found
+            found = await _fate(watch)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(see)
+            await self._until_settled(watch, leader, lane)
+            nursery.cancel_scope.cancel()
+        return found or (Event.LOST, None)  # all that was taken of the lane is applied, and it is not there
+
+    async def _until_settled(self, watch: Watch, leader: bytes, lane: int) -> None:
+        """Return when all is applied here that the leader took of the lane in this term; if the term ends
+        first, it is the watch that tells."""
+        partition, request = watch.partition, CloseLane(watch.partition, watch.term, lane)
+        while True:
+            links = self.links
+            over = self._replicas.standing(partition).term > watch.term
+            if links is not None and links.connected(leader) and not over:
+                try:
+                    said = await links.call(leader, request, deadline_s=SETTLED_WITHIN_S)
+                except (PeerUnreachable, PeerSilent, PeerRefused) as why:
+                    log.debug("lane not closed yet", partition=partition, reason=str(why))
+                else:
+                    await self._replicas.reached(partition, said.indexes[0])
+                    return
+            await self.changed(partition)
 
     # --- commands that may be taken twice ----------------------------------------------------------------
     async def often(self, partition: int, command: Forwarded) -> Answer:
@@ -307,19 +362,36 @@ class Forwarding:
             _decode_forwarded(request.command)
         except msgspec.DecodeError as error:  # in the log it would stop every replica
             raise PeerRefused(UNKNOWN, f"a command that cannot be read: {error}") from None
+        if (sender, request.lane) in self._closed:
+            raise PeerRefused(LOST, "the lane is closed")
         self.served += 1
         event, told = await self._propose(request.partition, request.command, request.term, request.grows)
         if isinstance(told, Answer):
             return Proposed(told.index, _encode(told.outcome), told.sent, tuple(told.taken.items()))
-        leader = self._replicas.standing(request.partition).leader or b""
-        raise PeerRefused(CODES[event], str(told or event.value), leader)
+        raise self._refusal(request.partition, event, told)
+
+    def _refusal(self, partition: int, event: Event, told: "Told") -> PeerRefused:
+        leader = self._replicas.standing(partition).leader or b""
+        return PeerRefused(CODES[event], str(told or event.value), leader)
+
+    async def close_lane(self, sender: bytes, request: CloseLane) -> Index:
+        """What of the lane came before has an index below that of an empty command which is proposed now.
+        Raises PeerRefused."""
+        if request.partition not in self._partitions:
+            raise PeerRefused(UNKNOWN, f"partition {request.partition}")
+        self._closed[sender, request.lane] = None
+        while len(self._closed) > CLOSED_MAX:
+            del self._closed[next(iter(self._closed))]
+        event, told = await self._propose(request.partition, NOTHING, request.term, grows=False)
+        if isinstance(told, Answer):
+            return Index((told.index,))
+        raise self._refusal(request.partition, event, told)
 
 
 Told = Answer | Overloaded | StorageFull | None
 
 
-async def _resolved(watch: Watch) -> tuple[Event, Told]:
-    """What became of it, as far as what is applied here can tell: it may wait for ever."""
+async def _fate(watch: Watch) -> tuple[Event, Told]:
     try:
         return Event.APPLIED, answer_of(await watch.outcome())
     except Lost:

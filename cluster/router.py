@@ -12,12 +12,12 @@ from typing import Final
 import msgspec
 import trio
 
-from cluster.commands import FEATURE_LEVEL, Declined, Deliver, Execute, Outcome, Refused
+from cluster.commands import Declined, Deliver, Execute, Outcome, Refused
 from cluster.courier import Mark
 from cluster.forwarding import Forwarded, Forwarding
 from cluster.forwarding import Unavailable as Unavailable  # what `execute` raises
 from cluster.peers.links import Links
-from cluster.peers.messages import Propose, ReadIndex
+from cluster.peers.messages import CloseLane, Propose, ReadIndex
 from cluster.raft_effects import Lost, NotLeader
 from cluster.read_index import READ_INDEX_WITHIN_S, Indexes
 from cluster.replicas import Replicas, Undelivered, now_ms
@@ -70,6 +70,7 @@ class Router:
         """From now on there are others: they are asked, and may ask."""
         self._links = self._forwarding.links = links
         links.serve(Propose, self._forwarding.serve)
+        links.serve(CloseLane, self._forwarding.close_lane)
         links.serve(ReadIndex, self._indexes.serve)
 
     @property
@@ -107,7 +108,7 @@ class Router:
             raise ValueError(f"scope {scope} is not of partition {partition}: its memory lies elsewhere")
         random = os.urandom(32)
         command = Execute(
-            now_ms(), FEATURE_LEVEL, random[:16], scope, command_id or random[16:], fingerprint, body
+            now_ms(), self.replicas.level, random[:16], scope, command_id or random[16:], fingerprint, body
         )
         if self._links is None:
             if grows:
@@ -184,6 +185,8 @@ class Router:
         """Return when all that was answered by this node in these partitions can be read, whoever led."""
         await self.replicas.visible(*partitions)
         for partition in self._awaited(partitions):
+            with trio.move_on_after(READ_INDEX_WITHIN_S):  # asked, the leader says at once what it committed
+                await self._indexes.confirmed(partition)
             await self.replicas.reached(partition, self._answered[partition])
 
     def _awaited(self, partitions: Sequence[int]) -> list[int]:

@@ -38,6 +38,7 @@ class Propose(_Said, frozen=True, tag=1):
     term: int  # 0: whichever it leads in; for a command that does no harm when it is taken twice
     command: bytes
     grows: bool = True  # refused `storage_full` where the leader has no room for data that grows
+    lane: int = 0  # what `CloseLane` names: drawn anew whenever a link broke
 
 
 class Proposed(_Said, frozen=True, tag=2):
@@ -60,6 +61,15 @@ class Index(_Said, frozen=True, tag=4):
     """For each partition asked about; 0 where it could not be confirmed that the asked one leads."""
 
     indexes: tuple[int, ...]
+
+
+class CloseLane(_Said, frozen=True, tag=25):
+    """Take no more of this lane: its link broke. How far must be applied to see all of it that you took, in
+    this very term?"""
+
+    partition: int
+    term: int
+    lane: int
 
 
 # --- state and blobs: offered by a small call, pulled in bulk ------------------------------------------
@@ -193,6 +203,7 @@ Request = (
     | NodeStatus
     | GetDigests
     | Order
+    | CloseLane
 )
 Response = Proposed | Index | Held | Done | Described | Joined | Status | Digests | Ordered | Failed
 
@@ -208,6 +219,7 @@ ANSWERS: Final[dict[type, type]] = {
     NodeStatus: Status,
     GetDigests: Digests,
     Order: Ordered,
+    CloseLane: Index,
 }
 
 encode = msgspec.msgpack.Encoder().encode

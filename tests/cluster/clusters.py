@@ -38,13 +38,19 @@ class Wire(trio.abc.Stream):
 
     async def send_all(self, data):
         await self.network.thawed(self.ends)
-        await self.stream.send_all(data)
+        try:
+            await self.stream.send_all(data)
+        except trio.ClosedResourceError:  # the test did it, as a network would
+            raise trio.BrokenResourceError("the test has cut this wire") from None
 
     async def wait_send_all_might_not_block(self):
         await self.stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes=None):
-        data = await self.stream.receive_some(max_bytes)
+        try:
+            data = await self.stream.receive_some(max_bytes)
+        except trio.ClosedResourceError:
+            raise trio.BrokenResourceError("the test has cut this wire") from None
         await self.network.thawed(self.ends)
         return data
 

@@ -8,7 +8,7 @@ import trio
 from cluster.commands import Declined, Deliver, Delivery, DropDeadLetter, Refused
 from cluster.forwarding import NOT_LEADER, OVERLOADED, STORAGE_FULL, UNKNOWN
 from cluster.peers.errors import PeerRefused
-from cluster.peers.messages import Index, Propose, ReadIndex
+from cluster.peers.messages import CloseLane, Index, Propose, ReadIndex
 from cluster.raft_roles import Role
 from cluster.read_index import READ_INDEX_WITHIN_S
 from cluster.replicas import Overloaded, StorageFull
@@ -191,6 +191,69 @@ async def test_a_leader_that_hangs_is_not_waited_for(tmp_path):
         await cluster.agreed(P)
         await cluster.level()
         assert {node.balance(P) for node in cluster.nodes} == {6}
+
+
+async def called(cluster, node, leader):
+    """Return when the node has asked the leader something that is not answered."""
+    await cluster.until(lambda: node.links._peers[leader.me]._calls)
+
+
+async def test_a_request_that_was_lost_with_its_link_is_made_again_though_the_leader_stays(tmp_path):
+    async with three(tmp_path) as (cluster, leader, follower, _other):
+        await follower.router.execute(P, add(5))
+        term = leader.replicas.standing(P).term
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            cluster.network.freeze(leader, follower)
+            for amount in (1, 10, 100):
+                nursery.start_soon(follower.router.execute, P, add(amount))
+            await called(cluster, follower, leader)
+            await cluster.network.cut(leader, follower)
+            cluster.network.thaw(leader, follower)
+            cluster.network.join(leader, follower)
+        assert trio.current_time() - began < 5
+        await cluster.level()
+        assert {node.balance(P) for node in cluster.nodes} == {116}
+        if leader.replicas.standing(P).term == term:
+            assert follower.router.statistics().repeated >= 1
+
+
+async def test_an_answer_that_was_lost_with_its_link_is_found_in_what_is_applied(tmp_path):
+    async with three(tmp_path) as (cluster, leader, follower, _other):
+        taken = trio.Event()
+
+        async def mute(sender, request):
+            await leader.router._forwarding.serve(sender, request)
+            taken.set()
+            await trio.sleep_forever()
+
+        leader.links.serve(Propose, mute)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follower.router.execute, P, add(7))
+            await taken.wait()
+            leader.links.serve(Propose, leader.router._forwarding.serve)
+            await cluster.network.cut(leader, follower)
+            cluster.network.join(leader, follower)
+        assert trio.current_time() - began < 5
+        await cluster.level()
+        assert {node.balance(P) for node in cluster.nodes} == {7}
+
+
+async def test_of_a_closed_lane_nothing_more_is_taken(tmp_path):
+    async with three(tmp_path) as (_, leader, follower, other):
+        term = leader.replicas.standing(P).term
+        command = encode(["DropDeadLetter", 1])
+        before = await follower.links.call(leader.me, Propose(P, term, command, lane=9), deadline_s=5)
+        said = await follower.links.call(leader.me, CloseLane(P, term, 9), deadline_s=5)
+        assert said.indexes[0] > before.index
+        with pytest.raises(PeerRefused, match="lost: the lane is closed"):
+            await follower.links.call(leader.me, Propose(P, term, command, lane=9), deadline_s=5)
+        for lane, node in ((10, follower), (9, other)):  # another lane, and another node's
+            await node.links.call(leader.me, Propose(P, term, command, lane=lane), deadline_s=5)
+        for asked, question in ((leader, CloseLane(P, term + 1, 8)), (other, CloseLane(P, term, 8))):
+            with pytest.raises(PeerRefused, match=NOT_LEADER):
+                await follower.links.call(asked.me, question, deadline_s=5)
 
 
 async def test_a_command_that_a_deposed_leader_took_is_proposed_again(tmp_path):
