@@ -374,6 +374,8 @@ class Cluster:
 
     def _require_cluster(self) -> ClusterRow:
         row = self._row()
+        if row is None and self._pledge is not None:
+            raise NotAllowed("this node has just joined and is being given its data; ask another one")
         if row is None or self.links is None:
             raise NotAllowed("this node is alone: make a cluster of it first, with `heliograph cluster init`")
         return row

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import trio
 
-from tests.chaos.processes import CommandFailed, wipe
+from tests.chaos.processes import wipe
 
 WELL_S = 60.0  # for every group to have its leader and all replicas to be level again
 LASTS_S = (2.0, 6.0)
@@ -143,19 +143,10 @@ class Faults:
         await self._in_thread(node.kill)
         await self._in_thread(wipe, node)
         other = self._one()
-        await self._commanded(other, "cluster", "revoke", name)
-        token = (await self._commanded(other, "cluster", "invite")).strip()
+        await self.cluster.commanded(other, "cluster", "revoke", name)
+        token = (await self.cluster.commanded(other, "cluster", "invite")).strip()
         flags = self.cluster.flags
         await self._in_thread(lambda: node.start("--join", token, flags=flags))
-
-    async def _commanded(self, node, *words):
-        """An operator tries again while the groups choose new leaders."""
-        with trio.fail_after(WELL_S):
-            while True:
-                try:
-                    return await self._in_thread(node.command, *words)
-                except CommandFailed:
-                    await trio.sleep(0.5)
 
     async def growth(self):
         """One more node, under load."""

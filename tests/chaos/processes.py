@@ -146,10 +146,19 @@ class Cluster:
 
     async def join(self, by, data=None):
         """One more node, invited by `by`."""
-        token = (await _in_thread(by.command, "cluster", "invite")).strip()
+        token = (await self.commanded(by, "cluster", "invite")).strip()
         node = await self.add(data)
         await _in_thread(lambda: node.start("--join", token, flags=self.flags))
         return node
+
+    async def commanded(self, node, *words, within_s=COMMAND_S):
+        """What an operator is told who tries again: groups choose leaders, a node is being filled."""
+        with trio.fail_after(within_s):
+            while True:
+                try:
+                    return await _in_thread(node.command, *words)
+                except CommandFailed:
+                    await trio.sleep(0.5)
 
     async def start(self, node):
         await _in_thread(lambda: node.start(flags=self.flags))
