@@ -19,6 +19,7 @@ from node.http import admin_accounts, admin_cluster, admin_letters, api
 from node.http.admin_routes import AdminRoutes, Guard, operator
 from node.http.application import Application, make_application
 from node.http.bodies import read_json
+from node.http.cluster_gauges import ClusterCollector
 from node.http.gauges import NodeCollector
 from node.http.openapi import Route, Routes, render
 from node.http.problems import Body, Problem
@@ -76,6 +77,7 @@ def make_admin(parts: Parts, public: Server) -> Application:
     app.admit = admit
     api.install_errors(app)
     parts.metrics.registry.register(NodeCollector(parts))
+    parts.metrics.registry.register(ClusterCollector(parts))
     parts.metrics.watch_server(public, "http")
     for routes in [api.operations(parts), make_routes(parts), *shared_routes(parts, operator)]:
         app.register_blueprint(routes.blueprint)
