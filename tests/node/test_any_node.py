@@ -2,6 +2,7 @@
 
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 
 from tests.node.nodes import User
@@ -9,6 +10,14 @@ from tests.node.together import together
 
 STALE = "Heliograph-Stale"
 WITHIN_S = 30.0
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """A busy machine may need longer for an answer than a reader waits for it."""
+    monkeypatch.setattr("cluster.router.READ_INDEX_WITHIN_S", 10.0)
+    monkeypatch.setattr("cluster.read_index.READ_INDEX_WITHIN_S", 10.0)
+    monkeypatch.setattr("cluster.read_index.SERVED_WITHIN_S", 9.0)
 
 
 @asynccontextmanager
