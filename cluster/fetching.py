@@ -224,8 +224,6 @@ class Fetching:
                             staged = await self._in_thread(self._blobs.stage, wanted.size)
                         await self._in_thread(staged.write, gathered)
                         gathered = bytearray()
-            if staged is None:
-                staged = await self._in_thread(self._blobs.stage, wanted.size)
             await self._in_thread(_finish, self._blobs, staged, gathered, wanted)
         except BaseException:
             if staged is not None:
@@ -250,24 +248,48 @@ class Fetching:
         borrower = object()
         await self._sends.acquire_on_behalf_of(borrower)
         try:
-            with await self._opened(request.hash) as file:
-                while data := await trio.to_thread.run_sync(file.read, READ_BYTES):
+            file, data = await self._begun(request.hash)
+            with file:
+                while data:
                     yield data
+                    # A thread costs more than most variants: what came short was the end.
+                    data = await self._in_thread(_read, file, READ_BYTES) if len(data) == READ_BYTES else b""
             self._sent += 1
         finally:
             self._sends.release_on_behalf_of(borrower)
 
-    async def _opened(self, digest: bytes) -> FileIO:
+    async def _begun(self, digest: bytes) -> tuple[FileIO, bytes]:
         try:
-            if self._blobs.known_good(digest):
-                return self._blobs.open(digest)
-            file: FileIO = await self._in_thread(self._blobs.open, digest)
-            return file
+            begun: tuple[FileIO, bytes] = await self._in_thread(_begin, self._blobs, digest)
+            return begun
         except (BlobMissing, BlobDamaged, ValueError) as wrong:
             raise PeerRefused("not_found", str(wrong)) from None
 
 
-def _finish(blobs: Blobs, staged: Staged, rest: bytearray, wanted: Wanted) -> None:
-    if rest:
-        staged.write(rest)
-    blobs.place(staged, wanted.digest, wanted.index)
+def _begin(blobs: Blobs, digest: bytes) -> tuple[FileIO, bytes]:
+    """The blob's file and its first bytes."""
+    file = blobs.open(digest)
+    try:
+        return file, _read(file, READ_BYTES)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _read(file: FileIO, count: int) -> bytes:
+    """So many bytes; fewer only at the end of the file."""
+    data = file.read(count)
+    while len(data) < count and (more := file.read(count - len(data))):
+        data += more
+    return data
+
+
+def _finish(blobs: Blobs, staged: Staged | None, rest: bytearray, wanted: Wanted) -> None:
+    staged = staged or blobs.stage(wanted.size)
+    try:
+        if rest:
+            staged.write(rest)
+        blobs.place(staged, wanted.digest, wanted.index)
+    except BaseException:
+        staged.abandon()
+        raise
