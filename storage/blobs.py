@@ -139,6 +139,7 @@ class Blobs:
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
         self._state = threading.Lock()  # guards all that follows; held for moments
         self._durable_leaves = bytearray(LEAVES)  # 1: the leaf's name is synced in its parents
+        self._durable_parents = bytearray(256)  # 1: the name of ab is synced in the root
         self._counted_leaves = bytearray(LEAVES)
         self._verified: OrderedDict[bytes, int] = OrderedDict()  # with the index their file had
         self._staged: set[Path] = set()
@@ -240,7 +241,9 @@ class Blobs:
                     leaf.mkdir(mode=0o700)
                     self._counted_leaves[number] = 1  # it is empty, and from here on each change is counted
             self._sync_directory(leaf.parent)
-            self._sync_directory(self._root)
+            if not self._durable_parents[digest[0]]:
+                self._sync_directory(self._root)
+                self._durable_parents[digest[0]] = 1
             self._durable_leaves[number] = 1
         return leaf
 

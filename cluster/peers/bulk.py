@@ -17,7 +17,7 @@ from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.handshake import LinkBroken, Wire
 
 STREAMS_MAX: Final = 4  # pulled from one peer at once: more only share the same disk and network
-KEPT_MAX: Final = 2  # connections to one peer between streams
+KEPT_MAX: Final = STREAMS_MAX  # connections to one peer between streams: none is made twice while many come
 KEEP_S: Final = 30.0  # less than GIVER_WAITS_S, so that who dials lets go first
 GIVER_WAITS_S: Final = 60.0  # for the next request on a connection
 CHUNK_TAKEN_S: Final = 60.0  # for one chunk: the puller may sync what it got before it reads on
