@@ -24,6 +24,7 @@ from tests.chaos.processes import Cluster
 
 AVAILABILITY_MIN = 0.9  # of the requests to running nodes, whatever happens to those
 SMALL_MIB = 400  # of the one node whose disk is filled
+SLOW_S = 5.0  # a write that took longer is told with all that it met
 COMPARED_EVERY = 10  # faults
 WRITERS, READERS = 8, 4
 ROUND = (
@@ -93,6 +94,9 @@ def show(felt):
         f"worst read {felt.read_s:6.2f}s",
         flush=True,
     )
+    if felt.write_s > SLOW_S:
+        for node, seconds, words in felt.trail:
+            print(f"      node {node}, {seconds:5.2f}s: {words}", flush=True)
 
 
 def told_by_kind(faults):

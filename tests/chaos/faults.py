@@ -25,6 +25,7 @@ class Felt:
     write_s: float  # the longest that one deed took
     read_s: float
     deeds: int
+    trail: tuple  # of the write that took longest: what it was told on the way
 
 
 class Faults:
@@ -43,14 +44,9 @@ class Faults:
         await trio.sleep(0.5)
         ended = trio.current_time()
         deeds = sum(span.kind == "write" and began <= span.ended <= ended for span in book.spans)
+        write, read = book.worst("write", began, ended), book.worst("read", began, ended)
         self.felt.append(
-            Felt(
-                name,
-                ended - began,
-                book.worst("write", began, ended),
-                book.worst("read", began, ended),
-                deeds,
-            )
+            Felt(name, ended - began, write.ended - write.began, read.ended - read.began, deeds, write.trail)
         )
         return self.felt[-1]
 

@@ -32,6 +32,7 @@ class Span:
     kind: str  # "write" | "read"
     began: float
     ended: float
+    trail: tuple = ()  # (node, seconds, what it said) of each try
 
 
 @dataclass
@@ -55,9 +56,9 @@ class Book:
     violations: list = field(default_factory=list)
 
     def worst(self, kind, since=-math.inf, until=math.inf):
-        """The longest that one deed or look took, of those that touch this time."""
+        """The deed or look that took longest, of those that touch this time."""
         spans = [s for s in self.spans if s.kind == kind and s.ended >= since and s.began <= until]
-        return max((span.ended - span.began for span in spans), default=0.0)
+        return max(spans, key=lambda span: span.ended - span.began, default=Span(kind, 0.0, 0.0))
 
     @property
     def availability(self):
@@ -73,12 +74,14 @@ class Person:
     def __init__(self, name, crowd, rng):
         self.name, self.crowd, self.book, self.rng = name, crowd, crowd.book, rng
         self.id = self.token = ""
+        self.asked = 0  # the node of the last request
         self.home = None  # the node that this person asks as long as it answers
 
     # --- asking ----------------------------------------------------------------------------------------
     async def ask(self, method, path, *, node=None, **request):
         """One request to one node. Raises NotNow unless the answer is final."""
         node = node or self._node()
+        self.asked = node.number
         headers = dict(request.pop("headers", {}))
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
@@ -104,7 +107,7 @@ class Person:
             self.home = None
             if answer.status_code == 401 and self.token:
                 await self._sign_in()
-            raise NotNow(f"{answer.status_code} {answer.text}")
+            raise NotNow(f"{answer.status_code} {said(answer)}")
         if answer.headers.get("Heliograph-Stale"):
             self.book.stale += 1
         return answer
@@ -120,14 +123,17 @@ class Person:
     async def until_answered(self, kind, method, path, **request):
         began = trio.current_time()
         wait = AGAIN_S[0]
+        trail = []
         while True:
+            asked = trio.current_time()
             try:
                 answer = await self.ask(method, path, **request)
                 break
-            except NotNow:
+            except NotNow as why:
+                trail.append((self.asked, round(trio.current_time() - asked, 2), str(why)[:160]))
                 await trio.sleep(wait * self.rng.uniform(0.5, 1))
                 wait = min(wait * 2, AGAIN_S[1])
-        self.book.spans.append(Span(kind, began, trio.current_time()))
+        self.book.spans.append(Span(kind, began, trio.current_time(), tuple(trail)))
         return answer
 
     async def sign_up(self):
