@@ -6,11 +6,16 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 import trio
+import trio.testing
 
+from cluster.replicas import now_ms
 from node.app import open_parts
+from node.media.workshop import CLAIM_MS, Workshop
 from node.parts import now_s
 from node.settings import load
 from node.social import accounts, jobs, posts
+from node.social.keys import JobKey
+from node.social.records import JOBS
 from storage.directory import DataDirectory
 from tests.node.nodes import SMALL, picture
 
@@ -91,3 +96,64 @@ async def test_a_worker_that_cannot_be_trusted_or_started_costs_its_tries(
 def failed(parts, medium):
     with parts.service.read() as rows:
         return jobs.failed_job(rows, 1, medium)
+
+
+def job_of(parts, medium):
+    with parts.service.read() as rows:
+        return JOBS.get(rows, JobKey(medium))
+
+
+async def test_the_claim_of_a_node_that_cannot_be_reached_is_released_and_costs_no_try(tmp_path, monkeypatch):
+    with monkeypatch.context() as asleep:
+        asleep.setattr(Workshop, "run", lambda self, partitions: trio.sleep_forever())
+        async with node(tmp_path / "node") as parts:
+            ada = await newcomer(parts, 1)
+            received = await parts.intake.receive(once(picture()), 1 << 20)
+            medium = await create(parts, 1, ada, await parts.intake.store(received, ada))
+            claim = jobs.Claim(medium, 1, "ab" * 16 + "/7", now_ms() + CLAIM_MS)
+            await parts.service.do(1, claim, jobs.Claimed)
+    seen = []
+    async with node(tmp_path / "node") as parts:
+        process = parts.pool.process
+
+        async def looked_at(source, into):
+            seen.append(job_of(parts, medium))
+            return await process(source, into)
+
+        monkeypatch.setattr(parts.pool, "process", looked_at)
+        with trio.fail_after(20):
+            while not parts.workshop.statistics().done:
+                await trio.sleep(0.01)
+    assert [(job.attempt, job.free) for job in seen] == [(2, 1)]
+
+
+async def test_what_is_led_elsewhere_is_let_go_of_and_taken_up_again(tmp_path, monkeypatch):
+    async with node(tmp_path / "node") as parts:
+        ada = await newcomer(parts, 1)
+        received = await parts.intake.receive(once(picture()), 1 << 20)
+        stored = await parts.intake.store(received, ada)
+        began = trio.Event()
+
+        async def never(source, into):
+            began.set()
+            await trio.sleep_forever()
+
+        with monkeypatch.context() as stuck:
+            stuck.setattr(parts.pool, "process", never)
+            medium = await create(parts, 1, ada, stored)
+            with trio.fail_after(10):
+                await began.wait()
+            stuck.setattr(parts.workshop, "_leads", lambda partition: False)
+            parts.workshop.standing_changed(1, parts.replicas.standing(1))
+            with trio.fail_after(10):
+                while parts.workshop.statistics().running:
+                    await trio.sleep(0.01)
+            job = job_of(parts, medium)
+            assert (job.worker, job.attempt, job.free) == ("", 1, 1)  # given back, at no cost
+            parts.workshop.wake(medium)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert not parts.workshop.statistics().running
+        parts.workshop.standing_changed(1, parts.replicas.standing(1))
+        with trio.fail_after(20):
+            while not parts.workshop.statistics().done:
+                await trio.sleep(0.01)
