@@ -146,6 +146,29 @@ class NodeCollector:
         collector = self._parts.collector.statistics()
         yield CounterMetricFamily("heliograph_blobs_collected", "Blobs removed", collector.collected)
         yield CounterMetricFamily("heliograph_uploads_expired", "Uploads that never came", collector.expired)
+        yield from self._copies()
+
+    def _copies(self) -> Iterator[Metric]:
+        """Blobs between nodes, and whether all that rows refer to is here and right."""
+        parts = self._parts
+        placement, fetching = parts.placement.statistics(), parts.fetching.statistics()
+        copies = CounterMetricFamily("heliograph_blob_copies", "Blobs moved, by how", labels=["way"])
+        copies.add_metric(["placed"], placement.offered)
+        copies.add_metric(["taken"], placement.pulled)
+        copies.add_metric(["fetched"], fetching.fetched)
+        copies.add_metric(["sent"], fetching.sent)
+        yield copies
+        repair, scrub = parts.repair.statistics(), parts.scrub.statistics()
+        yield GaugeMetricFamily(
+            "heliograph_blobs_missing",
+            "Blobs that the last round of repair left missing",
+            repair.last_missing,
+        )
+        yield CounterMetricFamily(
+            "heliograph_repair_checked", "References held against files", repair.checked
+        )
+        yield CounterMetricFamily("heliograph_scrub_checked", "Files of blobs read again", scrub.checked)
+        yield CounterMetricFamily("heliograph_scrub_bytes", "Bytes of files read again", scrub.bytes)
 
     def _feeds(self) -> Iterator[Metric]:
         feeds = self._parts.feeds.statistics()
