@@ -1,59 +1,17 @@
 """A benchmarked cluster of `bench.replica_process`es: started, grown, asked and ended by a question."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-
+from bench.ordered import Process, ask_all
 from bench.replica_process import Node, identity
 from cluster.peers import certificates
 from cluster.peers.hello import Name
 
 CLUSTER: Final = bytes(16)
-STOP_S: Final = 60.0
-
-
-class Process:
-    """One node, as its orders and answers go."""
-
-    def __init__(self, told: Node) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.replica_process", msgspec.json.encode(told).decode()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-
-    def order(self, name: str, **arguments: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(msgspec.json.encode({"order": name, **arguments}) + b"\n")
-        self.process.stdin.flush()
-
-    def answer(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a node ended, with {self.process.wait(STOP_S)}")
-        return msgspec.json.decode(line)
-
-    def end(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        try:
-            self.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-def ask_all(processes: list[Process], name: str, **arguments: Any) -> list[Any]:
-    for process in processes:
-        process.order(name, **arguments)
-    return [process.answer() for process in processes]
 
 
 @contextmanager
@@ -70,7 +28,8 @@ def bare_cluster(folder: Path, nodes: int, partitions: int) -> Iterator[list[Pro
             chain = certificates.issue(authority, certificates.request(key, name), name, now)
             (own / "node.key").write_bytes(key)
             (own / "node.pem").write_bytes(chain)
-            processes.append(Process(Node(str(own), number, partitions, CLUSTER, authority.certificate)))
+            told = Node(str(own), number, partitions, CLUSTER, authority.certificate)
+            processes.append(Process("bench.replica_process", told))
         addresses = {
             identity(number).hex(): process.answer()["address"] for number, process in enumerate(processes)
         }

@@ -37,6 +37,7 @@ DAY_MS: Final = 24 * 3600 * 1000
 PAST_MS: Final = 30 * DAY_MS  # the posts are spread over so long
 SESSION_MS: Final = 30 * DAY_MS
 SEED: Final = 20_240_101
+BLOBS_EACH: Final = 9  # an original and eight variants
 SIZES: Final = ((150, 150), (320, 240), (640, 480), (1080, 810))  # of the variants, pixels
 NO_PASSWORD: Final = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5IHNpZ25zIGlu$AAAAAAAAAAAAAAAAAAAAAA"
 SUNDAYS: Final = "a bridge over the river at dusk with friends who brought tea and a small dog #sunday #river"
@@ -120,7 +121,7 @@ def ensure(run: Run, tenth: bool = False) -> Manifest:
         if where.exists():
             shutil.rmtree(where)  # left by a run that was stopped
         where.mkdir(parents=True)
-        manifest = trio.run(_make, where / "node", scale_of(run, tenth))
+        manifest = trio.run(make, where / "node", scale_of(run, tenth))
         manifest.disk_bytes = folder_bytes(where / "node")
         (where / "manifest").write_bytes(msgspec.msgpack.encode(manifest))
     return manifest_of(run, tenth)
@@ -193,7 +194,7 @@ class Maker:
         for member in members:
             original = blobs[member.user][0]
             # The original is referenced under a provisional number, as an upload does.
-            await self._refer(original, reserved[original], PROVISIONAL | member.user, member.user)
+            await self._refer(original, reserved[original], PROVISIONAL | member.user, member)
         await self._bulk.settle()
         media: dict[int, int] = {}
         for member in members:
@@ -202,13 +203,21 @@ class Maker:
                 media[user] = msgspec.msgpack.decode(result, type=Created).media[0]
 
             photo = CreatePhoto(
-                member.user, "", "", (), "", blobs[member.user][0], "image/jpeg", 1, PROVISIONAL | member.user
+                member.user,
+                "",
+                "",
+                (),
+                "",
+                blobs[member.user][0],
+                "image/jpeg",
+                len(text_of(member.username, 0)),
+                PROVISIONAL | member.user,
             )
             await self._bulk.put(partition_of(member.user), photo, made, self._now)
         await self._bulk.settle()
         for member in members:
             for variant in blobs[member.user][1:]:
-                await self._refer(variant, reserved[variant], media[member.user], member.user)
+                await self._refer(variant, reserved[variant], media[member.user], member)
             claim = Claim(media[member.user], 1, "bench", self._now + DAY_MS)
             await self._bulk.put(partition_of(member.user), claim, None, self._now)
         await self._bulk.settle()
@@ -229,8 +238,9 @@ class Maker:
                 until = self._now + PAST_MS + DAY_MS
                 await self._bulk.put(blob_partition(blob), Reserve(blob, until), held, self._now)
 
-    async def _refer(self, blob: bytes, reservation: int, media: int, owner: int) -> None:
-        command = Reference(blob, reservation, media, owner, 1, "image/webp")
+    async def _refer(self, blob: bytes, reservation: int, media: int, owner: Member) -> None:
+        size = len(text_of(owner.username, 0))
+        command = Reference(blob, reservation, media, owner.user, size, "image/webp")
         await self._bulk.put(blob_partition(blob), command, None, self._now)
 
     async def follows(self) -> None:
@@ -304,7 +314,12 @@ class Maker:
 
 def blobs_of(name: str) -> list[bytes]:
     """Hashes for an original and its eight variants."""
-    return [blake3(f"{name}/{number}".encode()).digest() for number in range(9)]
+    return [blake3(text_of(name, number)).digest() for number in range(BLOBS_EACH)]
+
+
+def text_of(name: str, number: int) -> bytes:
+    """What such a blob holds, where somebody wants it to exist."""
+    return f"{name}/{number}".encode()
 
 
 def _pairs(blobs: list[bytes]) -> tuple[VariantPair, ...]:
@@ -314,7 +329,8 @@ def _pairs(blobs: list[bytes]) -> tuple[VariantPair, ...]:
     )
 
 
-async def _make(node: Path, scale: Scale) -> Manifest:
+async def make(node: Path, scale: Scale) -> Manifest:
+    """A data directory with people in it."""
     with open_directory(node) as directory:
         name_key = derive(load_secret(directory.keys / CLUSTER_SECRET), "names")
         async with open_replicas(directory) as replicas:

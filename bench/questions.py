@@ -46,7 +46,7 @@ QUESTIONS: Final = (
     Question("serve-media", "bench.serve_media", 90, 40),
     Question("uploads", "bench.uploads", 150, 50),
     Question("mixed-load", "bench.mixed_load", 180, 70),
-    Question("replication", "bench.replication", 240, 90, needs_data=False),
+    Question("replication", "bench.replication", 600, 240, needs_data=False),
     Question("million-followers", "bench.million_followers", 600, 90, needs_data=False),
 )
 

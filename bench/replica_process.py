@@ -15,7 +15,7 @@ import msgspec
 import structlog
 import trio
 
-from bench.processes import lines_of_input
+from bench.ordered import obey, say, watch_the_loop
 from cluster.commands import FEATURE_LEVEL, Execute
 from cluster.groups import TICK_MS
 from cluster.partition import Apply, StateMachine
@@ -36,7 +36,6 @@ ROW_BYTES: Final = 48
 SLOTS: Final = 20_000  # of each partition: rows are written again and again
 BODY_BYTES: Final = 130  # 200 with what every command carries
 SWITCH_INTERVAL_S: Final = 0.001  # as a node has it
-LAG_EVERY_S: Final = 0.01
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -128,7 +127,7 @@ class Running:
         cpu = time.process_time()
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_watch_the_loop, lags)
+                nursery.start_soon(watch_the_loop, lags)
 
                 async def one(number: int) -> None:
                     nonlocal failed
@@ -159,13 +158,6 @@ def _command(number: int) -> Execute:
     return Execute(now_ms(), FEATURE_LEVEL, os.urandom(16), 0, os.urandom(16), b"", body)
 
 
-async def _watch_the_loop(lags: list[float]) -> None:
-    while True:
-        due = time.perf_counter() + LAG_EVERY_S
-        await trio.sleep(LAG_EVERY_S)
-        lags.append(time.perf_counter() - due)
-
-
 async def _run(told: Node) -> None:
     folder = Path(told.folder)
     machines: dict[int, StateMachine] = dict.fromkeys(range(told.partitions), Bare())
@@ -189,20 +181,11 @@ async def _run(told: Node) -> None:
             listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
             await nursery.start(replicas.run)
             await nursery.start(links.run, listeners)
-            _say({"address": f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"})
-            running = Running(told, replicas, links)
-            async for line in lines_of_input():
-                order = msgspec.json.decode(line)
-                _say(await getattr(running, order.pop("order"))(**order))
+            say({"address": f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"})
+            await obey(Running(told, replicas, links))
             nursery.cancel_scope.cancel()
     for shard in shards:
         shard.close()
-
-
-def _say(what: Any) -> None:
-    data = msgspec.json.encode(what) + b"\n"
-    while data:
-        data = data[os.write(1, data) :]
 
 
 if __name__ == "__main__":

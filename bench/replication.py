@@ -6,12 +6,15 @@ same commands on one node stand beside them.
 
 import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from bench.bare_cluster import Process, bare_cluster
+from bench import replicated_people
+from bench.bare_cluster import bare_cluster
 from bench.figures import Row, at_least, at_most
+from bench.ordered import Process
 from bench.questions import Run
 
 NODES: Final = 3
@@ -31,19 +34,23 @@ class Load(msgspec.Struct, frozen=True):
 
 
 def answer(run: Run) -> list[Row]:
-    seconds, rounds = (3.0, 3) if run.quick else (6.0, 5)
     folder = run.folder / "replication"
     try:
-        with bare_cluster(folder / "one", 1, PARTITIONS) as processes:
-            loaded(processes, UNDER_WAY, WARM_S)
-            alone = middle(loaded(processes, UNDER_WAY, seconds) for _ in range(rounds))
-        shutil.rmtree(folder / "one")
-        with bare_cluster(folder / "three", NODES, PARTITIONS) as processes:
-            loaded(processes, UNDER_WAY, WARM_S)
-            many = middle(loaded(processes, UNDER_WAY, seconds) for _ in range(rounds))
-            one = loaded(processes[:1], 1, seconds)
+        return [*_bare(run, folder), *replicated_people.rows_of(run, folder / "people")]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _bare(run: Run, folder: Path) -> list[Row]:
+    seconds, rounds = (3.0, 3) if run.quick else (6.0, 5)
+    with bare_cluster(folder / "one", 1, PARTITIONS) as processes:
+        loaded(processes, UNDER_WAY, WARM_S)
+        alone = middle(loaded(processes, UNDER_WAY, seconds) for _ in range(rounds))
+    shutil.rmtree(folder / "one")
+    with bare_cluster(folder / "three", NODES, PARTITIONS) as processes:
+        loaded(processes, UNDER_WAY, WARM_S)
+        many = middle(loaded(processes, UNDER_WAY, seconds) for _ in range(rounds))
+        one = loaded(processes[:1], 1, seconds)
     beside = f"one node: {alone.rate:,.0f}/s, {alone.cpu_s * 1e6:.0f} µs of a processor each"
     note = f"{many.cpu_s * 1e6:.0f} µs of a processor each, three nodes; {many.failed} found no leader"
     return [
