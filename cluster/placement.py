@@ -164,13 +164,13 @@ class Placement:
     # --- taking ----------------------------------------------------------------------------------------
     async def _taken(self, sender: bytes, offer: OfferBlob) -> Done:
         """Answers when the blob is durable here under the offer's index. Raises PeerRefused."""
-        if self._is_full():
-            raise PeerRefused("storage_full", "no room is left")
         disk = self._fetching.disk
         raised = partial(self._blobs.raise_index, offer.hash, offer.index)
         try:
             if await trio.to_thread.run_sync(raised, limiter=disk):
                 return Done()
+            if self._is_full():
+                raise PeerRefused("storage_full", "no room is left")
             async with self._pulls:
                 await self._fetching.pull(sender, Wanted(offer.hash, offer.size, offer.index))
         except BlobsFull as wrong:

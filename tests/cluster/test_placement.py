@@ -38,6 +38,7 @@ async def test_what_a_peer_has_already_has_its_index_raised_and_travels_no_more(
     async with cluster(tmp_path, "ab") as (a, b):
         digest = a.put(DATA, index=9)
         b.put(DATA, index=4)
+        b.full = True  # it takes no room
         await a.placement.place(digest, len(DATA), 9)
         assert b.has(digest) == 9 and b.placement.statistics().pulled == 0
 
