@@ -10,8 +10,8 @@ simply asked again.
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -104,17 +104,31 @@ class Peers(Protocol):
 
 
 class _Waiting:
-    """One command that is not at its end: until when, and what it is asked of."""
+    """One command that is not at its end: until when, and what it is asked of. A context."""
 
-    __slots__ = ("began", "call", "ends", "ends_as", "partition", "scope", "term")
+    __slots__ = ("_forwarding", "began", "call", "ends", "ends_as", "partition", "scope", "term")
 
-    def __init__(self, partition: int, began: int) -> None:
+    def __init__(self, forwarding: "Forwarding", partition: int, began: int) -> None:
+        self._forwarding = forwarding
         self.partition = partition
         self.began = began
         self.ends, self.ends_as = began + WRITE_WITHIN_MS, Event.DEADLINE
         self.scope = trio.CancelScope(deadline=self.ends / 1000)
         self.call: trio.CancelScope | None = None
         self.term = 0  # in which `call` asks
+
+    def __enter__(self) -> "_Waiting":
+        self._forwarding.waiting += 1
+        self._forwarding.at[self.partition].add(self)
+        self.scope.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._forwarding.waiting -= 1
+        self._forwarding.at[self.partition].discard(self)
+        return self.scope.__exit__(kind, error, trace)
 
     def hold(self, now: int, leaderless_since: int | None) -> None:
         ends, self.ends_as = attempts.ends_at(now, self.began, leaderless_since)
@@ -138,7 +152,7 @@ class Forwarding:
         self._require_room = require_room  # raises StorageFull
         self._lanes: dict[bytes, int] = {}  # leader → the lane in which it is asked
         self._closed: dict[tuple[bytes, int], None] = {}  # lanes of others, the newest last
-        self._waiting: defaultdict[int, set[_Waiting]] = defaultdict(set)
+        self.at: defaultdict[int, set[_Waiting]] = defaultdict(set)  # by partition
         self._changed: dict[int, trio.Event] = {}
         self._leaderless: dict[int, int] = {}  # partition → since when (ms) nobody is known to lead it
         self._cut_off: dict[bytes, int] = {}  # node that leads something → since when its link is down
@@ -150,7 +164,7 @@ class Forwarding:
             self._leaderless.setdefault(partition, _now())
         else:
             self._leaderless.pop(partition, None)
-        for waiting in self._waiting.get(partition, ()):
+        for waiting in self.at.get(partition, ()):
             waiting.hold(_now(), self._leaderless_since(partition))
             if waiting.call is not None and standing.term > waiting.term:
                 waiting.call.cancel()  # who was asked leads no more: what is applied here will tell
@@ -184,31 +198,22 @@ class Forwarding:
         with trio.move_on_after(AGAIN_S):
             await event.wait()
 
-    @contextmanager
-    def _while_waiting(self, partition: int) -> Iterator[_Waiting]:
+    def _begin(self, partition: int) -> _Waiting:
         """Ends the block in time; `ends_as` says why then."""
         if self.waiting >= WAITING_MAX:
             raise Overloaded(f"{self.waiting} commands wait for their leaders")
-        waiting = _Waiting(partition, _now())
-        self.waiting += 1
-        waitings = self._waiting[partition]
-        waitings.add(waiting)
-        waiting.hold(waiting.began, self._leaderless_since(partition))
-        try:
-            with waiting.scope:
-                yield waiting
-        finally:
-            self.waiting -= 1
-            waitings.discard(waiting)
-            if not waitings:
-                self._waiting.pop(partition, None)
+        waiting = _Waiting(self, partition, _now())
+        since = self._leaderless_since(partition)
+        if since is not None:
+            waiting.hold(waiting.began, since)
+        return waiting
 
     # --- commands that must take effect once -------------------------------------------------------------
     async def once(self, partition: int, command: Execute, grows: bool) -> Answer:
         """Raises Overloaded, StorageFull, Unavailable, cluster.replicas.Stopped."""
         tries = Attempts()
         told: Told = None
-        with self._while_waiting(partition) as waiting:
+        with self._begin(partition) as waiting:
             while tries.state not in attempts.ENDS:
                 standing = self.leader(partition)
                 if standing is None:
@@ -296,7 +301,7 @@ class Forwarding:
     async def often(self, partition: int, command: Forwarded) -> Answer:
         """Ask until there is an answer. Raises Overloaded, StorageFull, Unavailable, Stopped."""
         data = commands.encode(command)
-        with self._while_waiting(partition) as waiting:
+        with self._begin(partition) as waiting:
             while True:
                 standing = self.leader(partition)
                 told: Told = None
