@@ -129,6 +129,10 @@ class Courier:
             for start in range(0, len(cuts), TRIMS_PER_COMMAND_MAX):
                 yield source, tuple(cuts[start : start + TRIMS_PER_COMMAND_MAX])
 
+    def untrimmed(self, source: int, cuts: Iterable[tuple[int, int]]) -> None:
+        """They were not trimmed: they will be handed out again."""
+        self._trims[source] += cuts
+
     def when_taken(self, mark: Mark, wake: Callable[[], None]) -> bool:
         """Call `wake` once the message is taken; False (and no call) when it was already."""
         if mark not in self._marks:

@@ -90,9 +90,14 @@ class Duties:
             self._work(partition)
 
     def trims(self) -> Iterable[tuple[int, tuple[tuple[int, int], ...]]]:
-        """(source, what to trim from its outbox); handed out once, and not missed if it is lost: the next
-        leader finds these messages, learns that they were taken, and trims them."""
+        """(source, what to trim from its outbox); handed out once. What is not trimmed comes back by
+        `untrimmed`. If this node leads no longer it is not missed: the next leader finds these messages,
+        learns that they were taken, and trims them."""
         return self.courier.trims()
+
+    def untrimmed(self, source: int, cuts: tuple[tuple[int, int], ...]) -> None:
+        if source in self._charges:
+            self.courier.untrimmed(source, cuts)
 
     def _work(self, partition: int) -> None:
         self._working.add(partition)

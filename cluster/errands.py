@@ -127,8 +127,12 @@ class Errands:
                 await self._hurry.wait()
             self._trim_wanted, self._hurry = trio.Event(), trio.Event()
             for source, cuts in self._duties.trims():
-                self._engine.submit(source, Trim(cuts), None)
+                self._engine.submit(source, Trim(cuts), None, partial(self._untrimmed, source, cuts))
             self._moved()
+
+    def _untrimmed(self, source: int, cuts: tuple[tuple[int, int], ...], _: Exception) -> None:
+        self._duties.untrimmed(source, cuts)
+        self._trim_wanted.set()
 
     # --- work ------------------------------------------------------------------------------------------
     def _continued(self, partition: int, applied: Applied) -> None:

@@ -84,6 +84,18 @@ def test_batches_are_bounded_in_number_and_bytes():
     assert DELIVER_BYTES_MAX <= size < DELIVER_BYTES_MAX + MESSAGE_BYTES_MAX
 
 
+def test_what_was_not_trimmed_is_handed_out_again():
+    courier = Courier()
+    courier.sent([message(1, 5, 1)])
+    courier.next_batch()
+    courier.delivered(5, {1: 1})
+    ((source, cuts),) = courier.trims()
+    assert courier.at_rest
+    courier.untrimmed(source, cuts)
+    assert not courier.at_rest
+    assert trims(courier) == {1: [(5, 1)]}
+
+
 def test_trims_are_bounded():
     courier = Courier()
     count = TRIMS_PER_COMMAND_MAX * 2 + 1
