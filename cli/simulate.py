@@ -84,12 +84,12 @@ def _one(seed: int, nodes: int | None, seconds: int, trace: Path | None, as_json
 def _many(seeds: range, nodes: int | None, seconds: int, jobs: int, as_json: bool) -> None:
     from cluster.simulation.history import History
     from cluster.simulation.many import replay, run_many
+    from cluster.simulation.world import Options
     from node.traffic import SocialApplication
 
     total, failed = History(), []
-    for count, result in enumerate(
-        run_many(seeds, SocialApplication, seconds=seconds, nodes=nodes, processes=jobs), 1
-    ):
+    options = Options(nodes=nodes or 0, seconds=seconds)
+    for count, result in enumerate(run_many(seeds, SocialApplication, options, processes=jobs), 1):
         total.add(result.history)
         if result.detail:
             again = replay(result.seed, result.nodes, seconds)

@@ -39,6 +39,7 @@ class Belonging:
         self._rows = node.shelf(META_PARTITION).rows
         self._looked_at = -1  # index of the meta group's state that was looked at
         self._admitted: dict[bytes, tuple[int, bytes, bool]] = {}  # node: boot, start, whether it is let in
+        self._met: dict[bytes, int] = {}  # let in though the rows do not know them yet: node, boot
         self._heard: dict[bytes, int] = {}
         self._clocks = Clocks()
         self._clock_is_off = False
@@ -60,18 +61,30 @@ class Belonging:
             return
         self._looked_at = index
         self._admitted.clear()
-        known = meta_rows.cluster(self._rows) is not None
-        peers = meta_rows.addresses(self._rows) if known else dict.fromkeys(self._first_peers, "")
-        node.groups.peers(sorted(peers))
-        if known and node.id in meta_rows.revoked(self._rows):
+        self._set_peers()
+        is_known = meta_rows.cluster(self._rows) is not None
+        if is_known and node.id in meta_rows.revoked(self._rows):
             node.expel("revoked")
 
+    def _set_peers(self) -> None:
+        members, gone = meta_rows.members(self._rows), meta_rows.revoked(self._rows)
+        peers = {peer for peer, member in members.items() if member.address}
+        if meta_rows.cluster(self._rows) is None:
+            peers = set(self._first_peers)
+        peers |= {peer for peer in self._met if peer not in gone and peer not in members}
+        self._node.groups.peers(sorted(peers))
+
     def admits(self, sender: "Node") -> bool:
-        """What a link's hello decides."""
+        """What a link's hello decides. Whom the rows do not know was admitted, and they have not heard of it
+        yet: it may lead the meta group by now, and who else would tell?"""
         known = self._admitted.get(sender.id)
         if known is None or known[:2] != (sender.boot, sender.start_id):
             cluster = self._node.world.cluster_id
             refused = meta_rows.refuses(self._rows, sender.id, sender.boot, sender.start_id, cluster)
+            if refused is not None and refused.code == "unknown_node":
+                refused = None
+                self._met[sender.id] = sender.boot
+                self._set_peers()
             known = (sender.boot, sender.start_id, refused is None)
             self._admitted[sender.id] = known
             if refused is not None:

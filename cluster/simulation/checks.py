@@ -9,8 +9,9 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from cluster import commands
-from cluster.commands import Execute
+from cluster.commands import Deliver, Execute
 from cluster.groups import Led
+from cluster.keys import META_PARTITION
 from cluster.partition import Applied
 from cluster.raft_messages import Configuration, decode_configuration, is_configuration
 from cluster.raft_roles import Role
@@ -49,6 +50,7 @@ class Checks:
         self.applied_by_all: dict[int, list[tuple[int, bytes, Applied | None]]] = defaultdict(list)
         self._committed_in: dict[int, list[int]] = defaultdict(list)
         self._leaders: dict[tuple[int, int], bytes] = {}
+        self._cursors: dict[tuple[int, int], int] = {}  # destination, source
         self._executed: dict[tuple[int, bytes], Applied] = {}
         self._entries: dict[tuple[int, int, int], bytes] = {}
         self._kept: dict[int, dict[int, _Kept]] = defaultdict(lambda: defaultdict(_Kept))  # by node's number
@@ -87,13 +89,28 @@ class Checks:
                 self._members[partition].append((index, decode_configuration(entry)))
             return
         history.messages += len(applied.sent)
-        if applied.id:
-            self._once(partition, index, entry, applied)
-
-    def _once(self, partition: int, index: int, entry: bytes, applied: Applied) -> None:
-        """A command takes effect once: again it is remembered, or is of the kind that may come twice."""
         command = commands.decode(entry)
-        assert isinstance(command, Execute)
+        if isinstance(command, Execute):
+            self._once(partition, index, command, applied)
+        elif isinstance(command, Deliver):
+            self._taken(partition, command, applied)
+
+    def _taken(self, partition: int, command: Deliver, applied: Applied) -> None:
+        """A cursor moves to the next message of its source and to no other."""
+        for source, taken in applied.taken.items():
+            last = cursor = self._cursors.get((partition, source), 0)
+            for delivery in command.messages:
+                if delivery.source == source and delivery.previous == cursor and cursor != taken:
+                    cursor = delivery.sequence
+            if cursor != taken:
+                detail = f"{partition} took {taken} from {source} after {last}: {command.messages}"
+                raise Violation("exactly once", detail)
+            self._cursors[partition, source] = taken
+
+    def _once(self, partition: int, index: int, command: Execute, applied: Applied) -> None:
+        """A command takes effect once: again it is remembered, or is of the kind that may come twice."""
+        if partition == META_PARTITION:
+            return  # its commands say what is to be, and may be said twice
         first = self._executed.setdefault((partition, command.id), applied)
         if first is applied:
             return

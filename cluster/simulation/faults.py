@@ -42,7 +42,9 @@ class Faults:
     def __init__(self, world: "World") -> None:
         self.world = world
         self.kernel = world.kernel
-        self._every_ms, self._kinds = CLIMATES[self.kernel.between(0, len(CLIMATES) - 1)]
+        drawn = self.kernel.between(0, len(CLIMATES) - 1)
+        climate = world.options.climate
+        self._every_ms, self._kinds = CLIMATES[drawn if climate is None else climate]
         self._ended = False
         self._calm_until = 0
         self.kernel.after(QUIET_MS * MS, self._next)

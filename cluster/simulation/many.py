@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
+import msgspec
+
 from cluster.simulation.build import PRODUCTION, Build
 from cluster.simulation.history import History, Violation
 from cluster.simulation.traffic import Application
@@ -29,13 +31,11 @@ def nodes_of(seed: int) -> int:
     return SIZES[seed % len(SIZES)]
 
 
-def run_one(
-    application: Callable[[], Application], seconds: int, nodes: int | None, build: Build, seed: int
-) -> Result:
+def run_one(application: Callable[[], Application], options: Options, build: Build, seed: int) -> Result:
     """A history in which a law was broken is a result; so is one in which a core found something that cannot
     be."""
-    size = nodes or nodes_of(seed)
-    world = World(seed, application(), Options(nodes=size, seconds=seconds), build)
+    size = options.nodes or nodes_of(seed)
+    world = World(seed, application(), msgspec.structs.replace(options, nodes=size), build)
     try:
         world.run()
     except Violation as wrong:
@@ -50,14 +50,14 @@ def run_one(
 def run_many(
     seeds: Iterable[int],
     application: Callable[[], Application],
+    options: Options,
     *,
-    seconds: int = 60,
-    nodes: int | None = None,
     processes: int = 2,
     build: Build = PRODUCTION,
 ) -> Iterator[Result]:
-    """In the order of the seeds. `application` is called in each process: it must be importable."""
-    run = partial(run_one, application, seconds, nodes, build)
+    """In the order of the seeds; without a number of nodes, each has its own. `application` is called in each
+    process: it must be importable."""
+    run = partial(run_one, application, options, build)
     if processes == 1:
         yield from map(run, seeds)
         return

@@ -180,9 +180,13 @@ class Node:
         if life != self.life:
             return
         if self.kernel.now < self.stalled_until:
-            self.kernel.after(self.stalled_until - self.kernel.now, self._living, life, call, arguments)
+            self.kernel.after(self.wakes_in(), self._living, life, call, arguments)
             return
         call(*arguments)
+
+    def wakes_in(self) -> int:
+        """Of what came while the node stood still, anything may be looked at first."""
+        return self.stalled_until - self.kernel.now + self.kernel.between(0, 4 * MS)
 
     def partition(self, number: int) -> Partition:
         return self.shelves[number % SHARDS].partitions[number]
@@ -200,7 +204,7 @@ class Node:
         if not self.alive or sender.life != life or not self.service.belonging.admits(sender):
             return
         if self.kernel.now < self.stalled_until:  # it waits in the socket
-            self.kernel.after(self.stalled_until - self.kernel.now, self.frame, sender, life, data)
+            self.kernel.after(self.wakes_in(), self.frame, sender, life, data)
             return
         self.service.belonging.heard(sender.id, data)
         self.put(partial(self._step, sender.id, data))

@@ -167,7 +167,11 @@ class Service:
     def _trim(self) -> None:
         self.node.after(TRIM_MS * MS, self._trim)
         for source, cuts in self.duties.trims():
-            self.propose(source, commands.encode(Trim(cuts)), _nothing, _nothing, waits=True)
+            failed = partial(self._untrimmed, source, cuts)
+            self.propose(source, commands.encode(Trim(cuts)), _nothing, failed, waits=True)
+
+    def _untrimmed(self, source: int, cuts: tuple[tuple[int, int], ...], _: Exception) -> None:
+        self.duties.untrimmed(source, cuts)
 
     # --- reads ---------------------------------------------------------------------------------------------
     def read(

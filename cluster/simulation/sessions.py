@@ -90,6 +90,9 @@ class Session:
         step = self._step
         if not node.alive or node.life != life or number != self._number or step is None:
             return
+        if self.kernel.now < node.stalled_until:
+            self.kernel.after(node.wakes_in(), self._arrive, node, life, number)
+            return
         if isinstance(step, Read):
             saw = partial(self._reply, node, life, number, self._saw)
             failed = partial(self._reply, node, life, number, self._failed)

@@ -29,11 +29,12 @@ DIGEST_MS: Final = 2_500
 
 
 class Options(msgspec.Struct, frozen=True):
-    nodes: int = 5
+    nodes: int = 5  # 0, where there are many histories: by the seed
     seconds: int = 60  # of faults and traffic; healing comes after
     partitions: int = 16
     clients: int = 6
     pause_ms: int = 800  # of a client between two steps, on average
+    climate: int | None = None  # of cluster.simulation.faults.CLIMATES; None: by the seed
 
 
 class World:
