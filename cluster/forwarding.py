@@ -40,6 +40,7 @@ from cluster.replicas import Overloaded, Replicas, StorageFull, Watch
 log = structlog.stdlib.get_logger("heliograph.router")
 
 AGAIN_S: Final = 0.05  # between attempts, if nobody is heard of who leads: an election takes 0.6 s and more
+LOOKED_WITHIN_MS: Final = 1000  # a link that was down at both of two looks was so between them
 SETTLED_WITHIN_S: Final = 2.0  # of one question about a lane; then it is asked again
 CLOSED_MAX: Final = 1024  # lanes that are remembered; each was a link that broke, and its requests with it
 WAITING_MAX: Final = 8192  # commands at once; more are refused, not queued
@@ -155,7 +156,7 @@ class Forwarding:
         self.at: defaultdict[int, set[_Waiting]] = defaultdict(set)  # by partition
         self._changed: dict[int, trio.Event] = {}
         self._leaderless: dict[int, int] = {}  # partition → since when (ms) nobody is known to lead it
-        self._cut_off: dict[bytes, int] = {}  # node that leads something → since when its link is down
+        self._cut_off: dict[bytes, tuple[int, int]] = {}  # leader → since when its link is down; last look
         replicas.on_standing(self._on_standing)
 
     # --- who leads -------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ class Forwarding:
         if leader is None or leader == self._replicas.me:
             return standing if leader else None
         if self.links is None or not self.links.connected(leader):
-            self._cut_off.setdefault(leader, _now())
+            self._note_cut_off(leader)
             return None
         self._cut_off.pop(leader, None)
         return standing
@@ -188,7 +189,12 @@ class Forwarding:
         leader = self._replicas.standing(partition).leader
         if leader is None:
             return self._leaderless.setdefault(partition, _now())
-        return self._cut_off.get(leader) if leader != self._replicas.me else None
+        return self._cut_off[leader][0] if leader in self._cut_off else None
+
+    def _note_cut_off(self, leader: bytes) -> None:
+        now = _now()
+        since, looked = self._cut_off.get(leader, (now, now))
+        self._cut_off[leader] = (since if now - looked < LOOKED_WITHIN_MS else now, now)
 
     async def changed(self, partition: int) -> None:
         """Until something else is heard of who leads, and for AGAIN_S at most."""

@@ -186,6 +186,30 @@ async def test_a_leader_that_stops_costs_its_callers_a_pause_and_nothing_else(tm
         assert max(pauses) < 8
 
 
+async def test_a_lead_that_is_handed_over_under_load_is_noticed_by_nobody(tmp_path):
+    async with three(tmp_path) as (cluster, leader, follower, other):
+        done = 0
+        writing = True
+
+        async def write(node):
+            nonlocal done
+            while writing:
+                await node.router.execute(P, add())
+                done += 1
+
+        async with trio.open_nursery() as nursery:
+            for node in cluster.nodes:
+                for _ in range(3):
+                    nursery.start_soon(write, node)
+            for heir in (follower, other, leader):
+                before = done
+                await cluster.hand_over(P, heir)
+                await cluster.until(lambda before=before: done > before + 20)
+            writing = False
+        await cluster.level()
+        assert {node.balance(P) for node in cluster.nodes} == {done}
+
+
 async def test_a_leader_that_hangs_is_not_waited_for(tmp_path):
     """Its wires are frozen: nothing breaks, nothing is answered. What it had taken it took for nothing."""
     async with three(tmp_path) as (cluster, leader, follower, other):
