@@ -48,9 +48,10 @@ def make_pages(web: Web) -> Routes:
         before = opened(parts, asked(), "feed", int)
         with service.read() as rows:
             page = parts.feeds.page(rows, viewer(), before, FEED_LIMIT, now_ms())
-        posts = web.pages.posts(split_posts(page.posts), web.words)
+        raws = split_posts(page.posts)
         return web.page(
-            "feed.html", me=web.me(), posts=posts, cursor=sealed(parts, page.next, "feed"),
+            "feed.html", me=web.me(), posts=web.pages.posts(raws, web.words),
+            first=web.pages.view(raws[0]) if raws else None, cursor=sealed(parts, page.next, "feed"),
             empty=not page.count and before is None,
         )  # fmt: skip
 

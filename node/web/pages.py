@@ -67,7 +67,10 @@ class Pages:
             hue=lambda user_id: int(user_id) % HUES, initial=lambda name: name[:1].upper(),
             date=lambda written: written[:10],
         )  # fmt: skip
-        environment.globals.update(asset=assets.url, modules=MODULES, tile_sizes=TILE_SIZES)
+        environment.globals.update(
+            asset=assets.url, modules=MODULES, tile_sizes=TILE_SIZES,
+            column_sizes=COLUMN_SIZES, stage_sizes=STAGE_SIZES,
+        )  # fmt: skip
         self._environment = environment
         self._post = environment.get_template("macros.html").module.post  # type: ignore[attr-defined]
 

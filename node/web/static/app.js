@@ -27,4 +27,7 @@ addEventListener("online", () => {
   flush();
 });
 flush();
-addEventListener("load", () => registerWorker().catch((error) => console.warn("no service worker:", error.message)));
+const keepShell = () => registerWorker().catch((error) => console.warn("no service worker:", error.message));
+// After the photos, which are what one came for. Scripts that wait for their words may be later than that.
+if (document.readyState === "complete") keepShell();
+else addEventListener("load", keepShell);

@@ -65,7 +65,7 @@ export async function like(post, liked, tell) {
 
 /** Send what waited. Whoever shows these posts hears of it by the `heliograph-likes` event. */
 export async function flush() {
-  if (!me.id) return;
+  if (!me.id || !navigator.onLine) return;
   let sent = 0;
   for (const [post, liked] of Object.entries(queued())) {
     let state = null;

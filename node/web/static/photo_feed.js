@@ -8,6 +8,7 @@ import { t } from "./words.js";
 
 const LOOK_EVERY_MS = 45000; // for new posts, while the page is seen
 const KEPT_POSTS_MAX = 300; // for the way back
+const FRESH_POSTS_MAX = 100; // the most that one page of the API holds
 const PLACE = "heliograph-feed"; // in session storage
 
 class PhotoFeed extends HTMLElement {
@@ -102,7 +103,6 @@ class PhotoFeed extends HTMLElement {
     if (how?.type !== "back_forward" || kept?.at !== location.pathname + location.search) return;
     history.scrollRestoration = "manual";
     if (kept.first.join() === this.first.join()) {
-      // What was unlike when it was kept may be liked by now: later looks at each post's own page say.
       if (kept.posts.length) {
         this.append(kept.posts);
         this.start(kept.cursor);
@@ -114,6 +114,15 @@ class PhotoFeed extends HTMLElement {
     const anchor = document.getElementById(`post-${kept.anchor}`);
     if (anchor) scrollBy({ top: anchor.getBoundingClientRect().top - kept.offset, behavior: "instant" });
     history.scrollRestoration = "auto";
+    await this.freshen();
+  }
+
+  /** What was kept is brought up to date, so far as one answer reaches: a like or comment elsewhere shows here. */
+  async freshen() {
+    const page = await call("GET", `/v1/feed?limit=${FRESH_POSTS_MAX}`).catch(() => null);
+    if (!page) return;
+    this.pill.hidden = !page.posts.length || page.posts[0].id === this.ids()[0];
+    for (const post of page.posts) document.getElementById(`post-${post.id}`)?.update(post);
   }
 
   /** Something came since: the pages above are asked for anew, so that nothing is missing between. */

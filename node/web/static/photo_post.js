@@ -47,6 +47,14 @@ class PhotoPost extends HTMLElement {
     this.button.querySelector(".count").textContent = this.dataset.likes;
   }
 
+  /** Take in what the node says of this post now. */
+  update(post) {
+    if (waiting(post.id) === undefined) this.show(post.liked_by_me, post.like_count);
+    const talk = this.querySelector(".talk");
+    talk.querySelector(".count").textContent = post.comment_count;
+    talk.setAttribute("aria-label", t("comments", { count: post.comment_count }));
+  }
+
   like(liked) {
     if (!me.id) {
       location.assign(`/sign-in?next=/p/${this.dataset.post}`);
@@ -95,7 +103,12 @@ class PhotoPost extends HTMLElement {
     const strip = h("div", { class: "strip" });
     this.frame.replaceWith(strip);
     const shots = [...this.frame.querySelectorAll(".shot")];
-    const turn = (by) => this.frame.scrollBy({ left: by * this.frame.clientWidth, behavior: "smooth" });
+    let wanted = 0; // the photo that is shown, or is on its way
+    const turn = (by) => {
+      wanted = Math.max(0, Math.min(shots.length - 1, wanted + by));
+      const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+      this.frame.scrollTo({ left: wanted * this.frame.clientWidth, behavior: still ? "instant" : "smooth" });
+    };
     const button = (by, name, text) => h("button", { class: "turn", type: "button", "data-turn": by, "aria-label": t(text), onclick: () => turn(by) }, icon(name));
     const [back, on] = [button(-1, "left", "previous_photo"), button(1, "right", "next_photo")];
     const dots = h("div", { class: "dots", "aria-hidden": "true" }, shots.map(() => h("i")));
@@ -111,6 +124,7 @@ class PhotoPost extends HTMLElement {
       shot.setAttribute("aria-label", t("photo_number", { number: number + 1, count: shots.length }));
     });
     this.frame.addEventListener("scroll", mark, { passive: true });
+    this.frame.addEventListener("scrollend", () => (wanted = Math.round(this.frame.scrollLeft / this.frame.clientWidth)));
     this.frame.addEventListener("keydown", (event) => {
       const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (!by) return;
