@@ -81,7 +81,7 @@ class NodeCollector:
         about = {"version": version("heliograph"), "node": identity.node_id}
         yield InfoMetricFamily("heliograph_node", "The version that runs, and the node's id", about)
         yield GaugeMetricFamily("heliograph_boots", "Starts of this node", self._parts.directory.boots)
-        ready = float(not self._parts.stopping.is_set())
+        ready = float(not self._parts.stopping.is_set() and self._parts.service.ready)
         yield GaugeMetricFamily("heliograph_ready", "1 while the node takes new work", ready)
 
     def _storage(self, statistics: ReplicaStatistics) -> Iterator[Metric]:
