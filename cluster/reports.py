@@ -38,6 +38,13 @@ class Report(msgspec.Struct, frozen=True):
     blobs_wanted: int = 0  # that it should have and has not
     blobs_damaged: int = 0  # found since its start
     refused: dict[str, int] = {}  # who knocked and was not let in, by reason
+    up_s: float = 0.0  # since its start, as are the next two
+    cpu_s: float = 0.0  # spent by the process, all threads together
+    applied: int = 0  # commands
+    repairing: bool = False  # looks for blobs that it lacks
+    repaired_ms: int = 0  # Unix; when it last had looked; 0: not since its start
+    scrubbing: bool = False  # reads all its blobs
+    scrubbed_ms: int = 0
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -78,6 +85,16 @@ class Picture(msgspec.Struct, frozen=True):
     members: tuple[Seen, ...]
 
 
+class Overview(msgspec.Struct, frozen=True):
+    """All that the asking node can tell: the picture, and what it was made of."""
+
+    picture: Picture
+    reports: dict[str, Report]  # of the nodes that are heard
+    zones: dict[str, str]  # of the members, in the order in which they joined
+    away_s: dict[str, float]  # of the nodes that are not heard, where it is known since when
+    voters: dict[int, tuple[str, ...]]  # of each group, as the asking node was told
+
+
 def is_behind(leader: RaftStatistics, node: bytes) -> bool:
     """Whether a member of a group lacks so much that it counts as behind."""
     flow, match, _ = leader.followers[node]
@@ -99,8 +116,7 @@ def picture(
 ) -> Picture:
     """`addresses`: of all members; `reports`: of those heard, this node's own among them; `unheard`: why
     not, of the others."""
-    led = {partition for report in reports.values() for partition in report.leads}
-    leaderless = sorted(set(groups) - led)
+    leaderless = sorted(set(groups) - set(leaders(reports)))
     behind = _behind(reports)
     members = tuple(
         _seen(node, addresses[node], reports.get(node), unheard.get(node, ""), behind.get(node, 0))
@@ -127,6 +143,21 @@ def picture(
         words=words,
         members=members,
     )
+
+
+def leaders(reports: Mapping[str, Report]) -> dict[int, str]:
+    """Who leads each group. Of two that say so one was not told of its successor yet; either is named."""
+    return {partition: node for node, report in reports.items() for partition in report.leads}
+
+
+def lagging(reports: Mapping[str, Report]) -> dict[int, set[str]]:
+    """The nodes that lack much, of each group that has such."""
+    found: dict[int, set[str]] = {}
+    for report in reports.values():
+        for node, partitions in report.behind.items():
+            for partition in partitions:
+                found.setdefault(partition, set()).add(node)
+    return found
 
 
 def _behind(reports: Mapping[str, Report]) -> dict[str, int]:

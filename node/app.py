@@ -282,7 +282,9 @@ def _make_parts(
     conduct = Conduct(directory.node_id, replicas, service.read, identity.partition_count)
     filling = Filling(directory.node_id, replicas, shards, directory.staging)
     orders = {REPAIR: repair.now, SCRUB: scrub.now}
-    operations = Operations(directory, replicas, router, conduct, partial(_said, room, blobs, repair), orders)
+    operations = Operations(
+        directory, replicas, router, conduct, partial(_said, room, blobs, repair, scrub), orders
+    )
     replicas.carry = router.deliver
     attached = (
         *(router.join, fetching.attach, placement.attach, repair.attach, workshop.attach, filling.attach),
@@ -334,15 +336,20 @@ def _make_parts(
     )
 
 
-def _said(room: RoomWatch, blobs: Blobs, repair: Repair, report: Report) -> Report:
+def _said(room: RoomWatch, blobs: Blobs, repair: Repair, scrub: Scrub, report: Report) -> Report:
     """What the parts of this node have to add to what it says of itself."""
+    repaired, scrubbed = repair.statistics(), scrub.statistics()
     return msgspec.structs.replace(
         report,
         full=getattr(room.verdict, "reason", ""),
         disk_free_bytes=room.disk.free_bytes,
         used_bytes=room.used_bytes,
-        blobs_wanted=repair.statistics().last_missing,
+        blobs_wanted=repaired.last_missing,
         blobs_damaged=blobs.statistics().damaged,
+        repairing=repaired.is_running,
+        repaired_ms=repaired.last_ended_ms,
+        scrubbing=scrubbed.is_running,
+        scrubbed_ms=scrubbed.last_ended_ms,
     )
 
 

@@ -4,6 +4,7 @@ What only one node knows is asked of it (`NodeStatus`), and what only one node c
 (`Order`): whoever is asked by the operator speaks to the others.
 """
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final, Protocol
@@ -19,7 +20,7 @@ from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.messages import Digests, GetDigests, NodeStatus, Order, Ordered, Status
 from cluster.raft_effects import ChangeRefused, NotLeader, RaftStatistics
 from cluster.replicas import Overloaded, Replicas, StorageFull
-from cluster.reports import Picture, Report, is_behind
+from cluster.reports import Overview, Picture, Report, is_behind
 from cluster.router import Router
 from node.conduct import Conduct
 from node.logs import get_logger
@@ -116,6 +117,8 @@ class Links(Protocol):
 
     def connected(self, node: bytes) -> bool: ...
 
+    def away_s(self, node: bytes) -> float: ...
+
 
 class Operations:
     """Of one node. `attach` gives it the others."""
@@ -140,6 +143,7 @@ class Operations:
         self._orders = orders
         self._links: Links | None = None
         self._nursery: trio.Nursery | None = None
+        self._began = trio.current_time()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled: carries out what was ordered."""
@@ -169,6 +173,9 @@ class Operations:
             learns += self.me in members.learners
         return self._said(
             Report(
+                up_s=trio.current_time() - self._began,
+                cpu_s=time.process_time(),
+                applied=replicas.statistics().applied,
                 node_id=self.me.hex(),
                 version=version("heliograph"),
                 level=FEATURE_LEVEL,
@@ -187,10 +194,31 @@ class Operations:
 
     async def picture(self) -> Picture:
         """The cluster as this node sees it now: every member is asked, and has HEARD_WITHIN_S."""
+        return (await self.overview()).picture
+
+    async def overview(self) -> Overview:
+        """The picture, and what it was made of."""
         with self._router.read() as rows:
             row, members = meta_rows.cluster(rows), meta_rows.members(rows)
         addresses = {node.hex(): member.address for node, member in members.items()}
         addresses.setdefault(self.me.hex(), "")
+        heard, unheard = await self._heard([node for node in members if node != self.me])
+        cluster_id = row.id.hex() if row is not None else ""
+        replicas = self._replicas
+        voters = {number: replicas.configuration(number).voters for number in replicas.partitions}
+        joined = sorted(members.items(), key=lambda found: (found[1].joined_ms, found[0]))
+        return Overview(
+            picture=reports.picture(
+                self.me.hex(), cluster_id, addresses, heard, unheard, self._replicas.partitions
+            ),
+            reports=heard,
+            zones={node.hex(): member.zone for node, member in joined} or {self.me.hex(): ""},
+            away_s={node: away for node in unheard if (away := self._away_s(node))},
+            voters={number: tuple(node.hex() for node in found) for number, found in voters.items()},
+        )
+
+    async def _heard(self, others: Iterable[bytes]) -> tuple[dict[str, Report], dict[str, str]]:
+        """What this node and those of the others that answer say of themselves; of the rest, why not."""
         heard, unheard = {self.me.hex(): await self.report()}, {}
 
         async def ask(node: bytes) -> None:
@@ -201,12 +229,12 @@ class Operations:
                 unheard[node.hex()] = str(wrong)
 
         async with trio.open_nursery() as nursery:
-            for node in members:
-                if node != self.me:
-                    nursery.start_soon(ask, node)
-        cluster_id = row.id.hex() if row is not None else ""
-        groups = self._replicas.partitions
-        return reports.picture(self.me.hex(), cluster_id, addresses, heard, unheard, groups)
+            for node in others:
+                nursery.start_soon(ask, node)
+        return heard, unheard
+
+    def _away_s(self, node: str) -> float:
+        return self._links.away_s(bytes.fromhex(node)) if self._links is not None else 0.0
 
     def members(self) -> tuple[Member, ...]:
         with self._router.read() as rows:

@@ -77,6 +77,7 @@ class Peer:
         self._calls: dict[int, trio.lowlevel.Task] = {}
         self._number = 0
         self._told = False
+        self._since = trio.current_time()  # when `_told` became what it is
         self._raft_sent = 0
         self._raft_dropped = 0
         self._links_made = 0
@@ -216,6 +217,7 @@ class Peer:
     def _tell(self, connected: bool) -> None:
         if connected != self._told:
             self._told = connected
+            self._since = trio.current_time()
             self._around.on_connected(self.node, connected)
 
     def _take(self, frame: Frame) -> None:
@@ -261,6 +263,11 @@ class Peer:
         if link is not None and (refusal := self._around.admits(link.wire.peer)) is not None:
             self._around.refusals.note("link_ended", refusal.code, refusal.detail, self.node.hex())
             link.cut(refusal.code, refusal.detail, refusal)
+
+    @property
+    def away_s(self) -> float:
+        """Since the link was lost, or first wanted; 0 while there is one."""
+        return 0.0 if self._told else trio.current_time() - self._since
 
     def statistics(self) -> PeerStatistics:
         link, peer = self.link, self.hello

@@ -149,6 +149,11 @@ class Links:
         peer = self._peers.get(node)
         return peer is not None and peer.link is not None
 
+    def away_s(self, node: bytes) -> float:
+        """For how long there has been no link to `node`; 0 while there is one, and for a stranger."""
+        peer = self._peers.get(node)
+        return peer.away_s if peer else 0.0
+
     def heard_of(self, node: bytes) -> Hello | None:
         """What `node` said of itself when it was last connected to."""
         peer = self._peers.get(node)
