@@ -3,8 +3,9 @@ VENV   := .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help install run demo test lint bench simulate fuzz chaos clean
+.PHONY: help install run demo test test-web lint bench simulate fuzz chaos clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
 
@@ -29,6 +30,12 @@ lint: $(STAMP)  ## style and types
 
 test: lint  ## lint, types and every test
 	$(BIN)/python -m pytest
+
+test-web: $(STAMP)  ## the web app in Debian's Chromium; PHOTOS=dir for photographs of your own
+	@command -v chromium > /dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q --no-install-recommends \
+		chromium fonts-noto-core; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[web]'
+	HELIOGRAPH_BROWSER=$$(command -v chromium) HELIOGRAPH_PHOTOS=$(PHOTOS) $(BIN)/python -m pytest tests/browser
 
 bench: $(STAMP)  ## the speed table, against Redis, PostgreSQL and nginx where they are installed
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[bench]' \

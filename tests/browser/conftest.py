@@ -57,8 +57,9 @@ def people(url):
 class Watched:
     """A browser's context whose pages may not complain."""
 
-    def __init__(self, context, url):
+    def __init__(self, context, url, scripts=True):
         self.context = context
+        self.scripts = scripts
         self.url = url
         self.complaints = []
         self.expected = []  # words in complaints that the test provokes
@@ -79,7 +80,15 @@ class Watched:
             self.complaints.append(text)
 
     def page(self):
-        return self.context.new_page()
+        page = self.context.new_page()
+        if self.scripts:
+            page.goto = lambda address, goto=page.goto: self._ready(page, goto(address))
+        return page
+
+    def _ready(self, page, answer):
+        """A page that was opened answers clicks once its scripts have their words."""
+        page.wait_for_function("customElements.get('photo-post') !== undefined")
+        return answer
 
     def sign_in(self, person):
         """A page that is signed in, on the feed."""
@@ -89,6 +98,8 @@ class Watched:
         page.fill("#password", person.password)
         page.click("main form button")
         page.wait_for_url(f"{self.url}/")
+        if self.scripts:
+            self._ready(page, None)
         return page
 
 
@@ -99,7 +110,7 @@ def visit(chromium, url):
     @contextmanager
     def opened(device=DESK, at=url, **options):
         context = chromium.new_context(**{"reduced_motion": "reduce", **device, **options})
-        watched = Watched(context, at)
+        watched = Watched(context, at, options.get("java_script_enabled", True))
         yield watched
         context.close()
         assert not watched.complaints, watched.complaints
