@@ -6,6 +6,8 @@ from collections import Counter
 import trio
 
 PAGE = 100
+REST_S = 240.0  # for jobs, messages and work to come to an end
+UNDER_WAY = ("messages_under_way", "partitions_working", "media_jobs_running", "media_jobs_waiting")
 LEVEL_S = 30.0  # for what was published to be in the feeds of all nodes
 
 
@@ -21,10 +23,25 @@ async def everything(crowd, nodes):
     taken_twice = [name for name, times in book.names.items() if times > 1]
     if taken_twice:
         raise Wrong(f"names given twice: {taken_twice}")
+    await _at_rest(nodes)
     async with trio.open_nursery() as nursery:
         for node in nodes:
             nursery.start_soon(_looks_right, crowd, node)
     await digests_equal(nodes)
+
+
+async def _at_rest(nodes):
+    """Until no node has anything under way: a job whose node was killed waits until its claim has run out."""
+    deadline = trio.current_time() + REST_S
+    while True:
+        found = [await trio.to_thread.run_sync(node.ask, "GET", "/v1/admin/status") for node in nodes]
+        if not any(one[name] for one in found for name in UNDER_WAY):
+            break
+        if trio.current_time() > deadline:
+            raise Wrong(f"not at rest after {REST_S:.0f} s: {found}")
+        await trio.sleep(0.3)
+    if letters := [one["dead_letters"] for one in found if one["dead_letters"]]:
+        raise Wrong(f"{letters} messages were refused for good")
 
 
 async def _looks_right(crowd, node):
@@ -102,7 +119,8 @@ async def _feed(crowd, person, node):
         if not missing:
             break
         if trio.current_time() > deadline:
-            raise Wrong(f"node {node.number}: the feed of {person.name} lacks {len(missing)}: {missing}")
+            told = [(await person.ask("GET", f"/v1/posts/{post}", node=node)).text[:900] for post in missing]
+            raise Wrong(f"node {node.number}: the feed of {person.name} lacks {len(missing)}: {told}")
         await trio.sleep(0.3)
     order = [post["published_at"] for post in feed]
     if order != sorted(order, reverse=True):
