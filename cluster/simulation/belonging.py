@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from cluster import meta, meta_rows
 from cluster.attempts import State
-from cluster.clocks import Clocks
 from cluster.commands import FEATURE_LEVEL, Declined
 from cluster.keys import META_PARTITION
 from cluster.layout import Layout
+from cluster.membership import ClockTurned, Event, Membership
+from cluster.membership import State as Heard
 from cluster.partition import Applied
 from cluster.peers.messages import decode_frame
 from cluster.raft_effects import ChangeRefused, NotLeader, Overfull
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 REGISTER_AGAIN_MS: Final = 500
 LOOK_MS: Final = 1_000  # at groups that need nothing
 STEP_MS: Final = 120  # while there is something to do
-HEARD_MS: Final = 700  # since a frame: then its link is taken to be there
-CLOCK_MS: Final = 1_000
+TRANSFER_AGAIN_MS: Final = 3_000
+WATCH_MS: Final = 250
 
 
 class Belonging:
@@ -40,16 +41,15 @@ class Belonging:
         self._looked_at = -1  # index of the meta group's state that was looked at
         self._admitted: dict[bytes, tuple[int, bytes, bool]] = {}  # node: boot, start, whether it is let in
         self._met: dict[bytes, int] = {}  # let in though the rows do not know them yet: node, boot
-        self._heard: dict[bytes, int] = {}
-        self._clocks = Clocks()
-        self._clock_is_off = False
+        self._membership = Membership(node.id)
+        self._handed: dict[int, int] = {}  # partition: when its lead was given away, ms
         self._wakes = 0
 
     def start(self) -> None:
         node = self._node
         self.look()
         node.after(node.kernel.between(1, 50) * MS, self._register)
-        node.after(node.kernel.between(0, CLOCK_MS) * MS, self._watch_clock)
+        node.after(node.kernel.between(0, WATCH_MS) * MS, self._watch)
         self._next_round(LOOK_MS)
 
     # --- whom it listens to --------------------------------------------------------------------------------
@@ -94,10 +94,26 @@ class Belonging:
         return known[2]
 
     def heard(self, sender: bytes, frame: bytes) -> None:
-        now = self._node.kernel.now // MS
-        self._heard[sender] = now
-        if self._clocks.wants(sender, now):
-            self._clocks.heard(sender, decode_frame(frame).sent_ms, self._node.clock_ms(), now)
+        membership, now = self._membership, self._now()
+        if membership.wants_clock(sender, now):
+            sent = decode_frame(frame).sent_ms
+            self._turned(membership.observe(sender, sent, self._node.clock_ms(), now))
+        else:
+            self._turned(membership.heard(sender, now))
+
+    def link_broke(self, peer: bytes) -> None:
+        self._turned(self._membership.connected(peer, False, self._now()))
+
+    def _watch(self) -> None:
+        self._node.after(WATCH_MS * MS, self._watch)
+        self._turned(self._membership.tick(self._now()))
+
+    def _turned(self, events: list[Event]) -> None:
+        if any(isinstance(one, ClockTurned) or Heard.SILENT in (one.before, one.after) for one in events):
+            self.hurry()
+
+    def _now(self) -> int:
+        return self._node.kernel.now // MS
 
     # --- registration --------------------------------------------------------------------------------------
     def _register(self) -> None:
@@ -129,33 +145,45 @@ class Belonging:
         stepped = 0
         layout = node.world.layout(self._rows)
         members = tuple(meta_rows.members(self._rows))
-        if meta_rows.cluster(self._rows) is not None and len(layout.members) > 0:
-            for number in node.world.partitions:
-                if node.service.leads(number) and not self.is_settled(number, layout, members):
-                    stepped += self._step(number, layout, members)
+        self._membership.keep(members, self._now())
+        for number in node.world.partitions:
+            led = number in layout.placements and node.service.leads(number)
+            if led and not self.is_settled(number, layout, members):
+                stepped += self._step(number, layout, members)
         self._next_round(STEP_MS if stepped else LOOK_MS)
 
     def is_settled(self, number: int, layout: Layout, members: tuple[bytes, ...]) -> bool:
         configuration = self._node.configuration(number)
-        if set(configuration.members) != set(members):
+        if self._membership.hands_over or set(configuration.members) != set(members):
             return False
         if len(members) == 2:
-            return len(configuration.voters) == 1 and not self._clock_is_off
+            return len(configuration.voters) == 1
         wanted = layout.of(number).voters
         return set(configuration.voters) == set(wanted) and self._node.id == wanted[0]
 
     def _step(self, number: int, layout: Layout, members: tuple[bytes, ...]) -> bool:
         node = self._node
-        now = node.kernel.now // MS
-        alive = {node.id, *(peer for peer, at in self._heard.items() if now - at <= HEARD_MS)}
-        off = self._clocks.peers_off(now)
-        unfit = (node.id, *off) if self._clock_is_off else off
-        statistics = node.groups.statistics(number)
-        wanted = layout.of(number).voters
-        step = next_step(node.configuration(number), wanted, members, statistics, node.id, alive, unfit)
-        if step is not None:
-            node.put(partial(self._take, number, step))
-        return step is not None
+        step = next_step(
+            node.configuration(number),
+            layout.of(number).voters,
+            members,
+            node.groups.statistics(number),
+            node.id,
+            self._membership.alive(),
+            self._membership.unfit(),
+        )
+        if step is None or not self._is_due(number, step):
+            return False
+        node.put(partial(self._take, number, step))
+        return True
+
+    def _is_due(self, number: int, step: Step) -> bool:
+        """A lead that is on its way is not given again: each time holds the writes of its partition up."""
+        if isinstance(step, Transfer):
+            if self._now() - self._handed.get(number, -TRANSFER_AGAIN_MS) < TRANSFER_AGAIN_MS:
+                return False
+            self._handed[number] = self._now()
+        return True
 
     def _take(self, number: int, step: Step) -> None:
         """In the journal's thread."""
@@ -171,10 +199,3 @@ class Belonging:
                 node.kernel.note(f"{node} changes {number}: {type(step).__name__} {who}")
         except (NotLeader, ChangeRefused, Overfull):
             pass
-
-    def _watch_clock(self) -> None:
-        self._node.after(CLOCK_MS * MS, self._watch_clock)
-        is_off = self._clocks.is_off(self._node.kernel.now // MS)
-        if is_off != self._clock_is_off:
-            self._clock_is_off = is_off
-            self.hurry()

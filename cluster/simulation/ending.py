@@ -1,7 +1,7 @@
 """The end of a history: all has healed, everything comes to rest, and what is there is looked at."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cluster.keys import META_PARTITION, SENT, TAKEN, TakenKey
 from cluster.simulation.disk import SHARDS
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from cluster.simulation.node import Node
     from cluster.simulation.world import World
 
-SETTLE_S_MAX: Final = 60  # after all has healed, until everything is at rest
-
 
 class Ending:
     def __init__(self, world: "World") -> None:
@@ -22,13 +20,14 @@ class Ending:
     def settle(self) -> None:
         """Raises Violation."""
         kernel = self._world.kernel
-        end = kernel.now + SETTLE_S_MAX * SECOND
+        seconds = self._world.options.settle_seconds
+        end = kernel.now + seconds * SECOND
         amiss = ["nothing was looked at"]
         while amiss and kernel.now < end:
             kernel.run_until(kernel.now + SECOND // 2)
             amiss = list(self.amiss())
         if amiss:
-            raise Violation("liveness", f"{SETTLE_S_MAX} s after all was healed: {'; '.join(amiss[:5])}")
+            raise Violation("liveness", f"{seconds} s after all was healed: {'; '.join(amiss[:5])}")
         self._check_equal()
         rows = Everything(self._world.nodes[kernel.between(0, len(self._world.nodes) - 1)])
         self._check_mailboxes(rows)

@@ -24,7 +24,7 @@ _CUTS: Final = (
     *("weather", "stall", "transfer", "remove"),
 )
 _DISKS: Final = (
-    *("kill", "kill_leader", "full_disk", "full_disk", "slow_disk"),
+    *("kill", "kill_leader", "full_disk", "full_disk", "slow_disk", "failed_sync"),
     *("jump", "stall", "weather", "copy", "calm"),
 )
 # ms between two faults, on average; and what they are
@@ -134,6 +134,13 @@ class Faults:
         node.disk_is_slow = True
         self.kernel.note(f"{node} has a slow disk")
         self._later(CUT_MS, partial(self._good_disk, node))
+
+    def failed_sync(self) -> None:
+        """The disk fails at a node's next sync; it comes back with the next start."""
+        node = self._any()
+        node.disk.journal.fail()
+        self.kernel.note(f"{node} has a disk that fails")
+        self._later(AWAY_MS, partial(self._start, node))
 
     def full_disk(self) -> None:
         node = self._any()

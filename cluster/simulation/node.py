@@ -23,7 +23,7 @@ from cluster.raft_messages import Configuration, Install
 from cluster.simulation.disk import SHARDS, Disk
 from cluster.simulation.kernel import EPOCH_MS, MS
 from cluster.simulation.shelf import Installation, Outbound, Shelf, members_in
-from storage.journal import JournalFull
+from storage.journal import JournalFailed, JournalFull
 
 if TYPE_CHECKING:
     from cluster.simulation.world import World
@@ -328,7 +328,11 @@ class Node:
         return self.kernel.between(low, high)
 
     def sync(self, batch: Batch) -> None:
-        self.disk.journal.sync()
+        try:
+            self.disk.journal.sync()
+        except JournalFailed:  # the process ends, as it must
+            self.world.kill(self)
+            return
         self._synced(batch)
 
     def _synced(self, batch: Batch) -> None:

@@ -31,6 +31,7 @@ DIGEST_MS: Final = 2_500
 class Options(msgspec.Struct, frozen=True):
     nodes: int = 5  # 0, where there are many histories: by the seed
     seconds: int = 60  # of faults and traffic; healing comes after
+    settle_seconds: int = 60  # at most, after all has healed, until everything is at rest
     partitions: int = 16
     clients: int = 6
     pause_ms: int = 800  # of a client between two steps, on average
@@ -134,6 +135,8 @@ class World:
 
     def _links_broke(self, node: Node, peer: Node, life: int) -> None:
         node.service.calls.peer_lost(peer.number)
+        if peer.life == life:
+            node.service.belonging.link_broke(peer.id)
         if peer.life == life and self.kernel.chance(0.5):
             node.put(lambda: node.groups.silent(peer.id))
 
