@@ -9,7 +9,7 @@
 One Raft core per partition (`cluster.raft`), each asked for its `Ready` only after something happened to it,
 so a group with nothing to do costs nothing. What many groups have to write is one batch of the journal; what
 they have to say to a node is one frame. A ticket is whatever its owner likes: it comes back with the entry
-that it was given for, when that is committed, or among `lost` when another leader's entry took its place.
+that it was given for, when that is committed, or among `lost` when one of a later term was committed instead.
 
 A batch's messages may leave before its records are written; those that must not are kept until `synced`.
 """
@@ -75,7 +75,7 @@ class Batch(msgspec.Struct):
     needs: list[tuple[int, NeedEntries | NeedSnapshot]] = []
     reads: list[tuple[Ticket, int]] = []
     reads_lost: list[Ticket] = []
-    lost: list[Ticket] = []  # replaced by another leader's entries: certainly without effect
+    lost: list[Ticket] = []  # entries of later terms are committed in their place: certainly without effect
     unknown: list[Ticket] = []  # a snapshot took the place of the log: whether they took effect is not known
     led: list[Led] = []
 
@@ -107,11 +107,11 @@ class Groups:
         self._awake: dict[int, Raft] = dict(self._rafts)
         self._touched: dict[int, Raft] = dict(self._rafts)
         self._proposed: dict[int, deque[_Proposed]] = {}
+        self._doubtful: dict[int, list[_Proposed]] = {}  # truncated here; another log may have them yet
         self._writing: dict[int, int] = {}  # group: number of its write in the batch that is not synced yet
         self._held: dict[int, int] = {}  # groups that install a snapshot: what is synced beside it
         self._after: dict[int, list[tuple[bytes, Message]]] = {}  # leave when the group's write is synced
         self._out: list[tuple[bytes, Message]] = []
-        self._lost: list[Ticket] = []
         self._reads: dict[int, Ticket] = {}
         self._reads_asked = 0
         self._heard: dict[bytes, int] = {}  # peers, and the tick at which each was heard last
@@ -150,7 +150,7 @@ class Groups:
         waiting = self._proposed.get(partition)
         if waiting is None:
             waiting = self._proposed[partition] = deque()
-        self._lose_from(partition, first)
+        self._doubt_from(partition, first)
         own = raft.term
         waiting.extend(_Proposed(first + at, own, ticket) for at, ticket in enumerate(tickets))
 
@@ -192,8 +192,12 @@ class Groups:
         self._synced(partition, self._held.pop(partition))
 
     def _synced(self, number: int, upto: int) -> None:
-        self._touch(number).synced(upto)
-        self._out += self._after.pop(number, ())
+        raft = self._rafts[number]
+        raft.synced(upto)
+        if raft.stirred:  # of most a sync moves nothing but a mark
+            self._touched[number] = raft
+        if number in self._after:
+            self._out += self._after.pop(number)
 
     def applied(self, partition: int, index: int) -> None:
         self._rafts[partition].applied(index)
@@ -277,10 +281,10 @@ class Groups:
         """What is to be done now; None: nothing. To be called again after `synced`, until it is None."""
         if self._writing:
             raise AssertionError("the last batch is not synced yet")
-        if not (self._touched or self._out or self._lost or self._beats or self._beats_heard):
+        if not (self._touched or self._out or self._beats or self._beats_heard):
             return None
-        batch = Batch(messages=self._out, lost=self._lost)
-        self._out, self._lost = [], []
+        batch = Batch(messages=self._out)
+        self._out = []
         self._take_all(batch)
         if self._beats_heard:
             self._compare()
@@ -326,22 +330,15 @@ class Groups:
             self._quiet.fell_quiet(number, raft.term, raft.leader, *raft.quiet_with())
 
     def _take(self, number: int, raft: Raft, ready: Ready, batch: Batch) -> None:
-        records = batch.records
-        before = len(records)
-        if ready.hard_state is not None:
-            records.append(HardState(number, *ready.hard_state))
-        if ready.truncate:
-            records.append(Truncation(number, ready.truncate))
-            self._lose_from(number, ready.truncate)
-        for first, term, entries in ready.appends:
-            records += [Entry(number, term, index, entry) for index, entry in enumerate(entries, first)]
-        if ready.install is not None:
-            self._install(number, ready.install, batch)
-        if len(records) > before or ready.install is not None:
-            self._writing[number] = ready.number
-        batch.messages += ready.messages
+        if ready.writes:
+            self._take_records(number, ready, batch)
+        if ready.messages:
+            batch.messages += ready.messages
         if ready.after_sync:
-            self._after.setdefault(number, []).extend(ready.after_sync)
+            if number in self._after:
+                self._after[number] += ready.after_sync
+            else:
+                self._after[number] = ready.after_sync
             if number not in self._writing and number not in self._held:
                 raise AssertionError(f"group {number}: messages wait for a write that there is not")
         for first, term, entries in ready.committed:
@@ -350,40 +347,73 @@ class Groups:
                     number, first, term, entries, self._tickets(number, first, term, len(entries), batch)
                 )
             )
-        for token, index in ready.reads:
-            batch.reads.append((self._reads.pop(token), index))
-        batch.reads_lost += [self._reads.pop(token) for token in ready.reads_lost]
-        batch.needs += [(number, need) for need in ready.needs]
+        if ready.reads or ready.reads_lost:
+            batch.reads += [(self._reads.pop(token), index) for token, index in ready.reads]
+            batch.reads_lost += [self._reads.pop(token) for token in ready.reads_lost]
+        if ready.needs:
+            batch.needs += [(number, need) for need in ready.needs]
         if ready.standing is not None:
             begins = raft.leadership.term_start if raft.leadership is not None else 0
             batch.led.append(Led(number, ready.standing, begins))
 
+    def _take_records(self, number: int, ready: Ready, batch: Batch) -> None:
+        """Of one group, in the order in which they are to be written."""
+        records = batch.records
+        if ready.hard_state is not None:
+            records.append(HardState(number, *ready.hard_state))
+        if ready.truncate:
+            records.append(Truncation(number, ready.truncate))
+            self._doubt_from(number, ready.truncate)
+        for first, term, entries in ready.appends:
+            if len(entries) == 1:
+                records.append(Entry(number, term, first, entries[0]))
+            else:
+                records += [Entry(number, term, index, entry) for index, entry in enumerate(entries, first)]
+        if ready.install is not None:
+            self._install(number, ready.install, batch)
+        self._writing[number] = ready.number
+
     def _install(self, number: int, install: Install, batch: Batch) -> None:
         self._held[number] = 0
         batch.installs.append((number, install))
-        waiting = self._proposed.get(number)
-        while waiting and waiting[0].index <= install.last:
-            # It may have been committed and lie in the snapshot: its result will never be known here.
-            batch.unknown.append(waiting.popleft().ticket)
+        self._doubt_from(number, 1)
+        for index, _, ticket in self._decided(number, install.last + 1, install.last_term):
+            # What lies in the snapshot may have been committed: its result will never be known here.
+            (batch.unknown if index <= install.last else batch.lost).append(ticket)
 
     def _tickets(self, number: int, first: int, term: int, count: int, batch: Batch) -> list[Ticket]:
+        found: list[_Proposed] = []
         waiting = self._proposed.get(number)
-        if not waiting or waiting[0].index >= first + count:
+        while waiting and waiting[0].index < first + count:
+            found.append(waiting.popleft())
+        found += self._decided(number, first + count, term)
+        if not found:
             return []
         tickets: list[Ticket] = [None] * count
-        while waiting and waiting[0].index < first + count:
-            index, proposed_in, ticket = waiting.popleft()
+        for index, proposed_in, ticket in found:
             if index >= first and proposed_in == term:
                 tickets[index - first] = ticket
             else:
                 batch.lost.append(ticket)
         return tickets
 
-    def _lose_from(self, number: int, index: int) -> None:
-        """Entries from `index` on were replaced."""
+    def _decided(self, number: int, behind: int, term: int) -> list[_Proposed]:
+        """Doubtful ones whose fate is known once an entry of `term` is committed before index `behind`."""
+        doubtful = self._doubtful.pop(number, None)
+        if doubtful is None:
+            return []
+        still = [one for one in doubtful if one.index >= behind and one.term >= term]
+        if still:
+            self._doubtful[number] = still
+        return [one for one in doubtful if one.index < behind or one.term < term]
+
+    def _doubt_from(self, number: int, index: int) -> None:
+        """Entries from `index` on are truncated here. A majority decided nothing by that: a node that has
+        them may be elected next and commit them (figure 8 of the paper), so their tickets wait until an
+        entry that is committed tells."""
         waiting = self._proposed.get(number)
         while waiting and waiting[-1].index >= index:
-            self._lost.append(waiting.pop().ticket)
+            self._doubtful.setdefault(number, []).append(waiting.pop())
 
 
 _NOTHING: Final = Batch()

@@ -169,15 +169,26 @@ class Raft(Elections):
         self.group.log.sync(number)
         if self._installing and number >= self._install_number:
             self._installing = False
+            self.group.restored()
         if self.leadership is not None:
             self.leadership.advance()
 
+    @property
+    def stirred(self) -> bool:
+        """After a sync: is there more to do than before it?"""
+        group, leadership = self.group, self.leadership
+        return (
+            group.log.handed < group.commit
+            or bool(group.messages or group.after_sync)
+            or (leadership is not None and leadership.fresh)
+        )
+
     def applied(self, index: int) -> None:
-        """The state machine has taken all entries up to `index`."""
-        if not self._applied <= index <= self.group.log.handed:
-            limits = f"after {self._applied} of {self.group.log.handed}"
+        """The state machine has taken all entries up to `index`; a snapshot may have come since."""
+        if index > self.group.log.handed:
+            limits = f"but {self.group.log.handed} was given out"
             raise AssertionError(f"group {self.group.number}: applied {index}, {limits}")
-        self._applied = index
+        self._applied = max(self._applied, index)
 
     def compacted(self, index: int) -> None:
         """The journal no longer has the entries up to `index`; the state has them, so they are applied."""
@@ -368,6 +379,7 @@ class Raft(Elections):
             group.install,
             group.needs,
             standing,
+            writes,
         )
         self._clear(standing)
         return ready

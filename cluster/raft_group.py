@@ -23,6 +23,7 @@ class Group:
     """Of one group, on one node. `me` is this node's id."""
 
     __slots__ = (
+        "_commit_kept",
         "_configurations",
         "after_sync",
         "commit",
@@ -66,6 +67,7 @@ class Group:
         self.reads_lost: list[int] = []
         self.needs: list[NeedEntries | NeedSnapshot] = []
         self.install: Install | None = None
+        self._commit_kept: int | None = None  # while a snapshot is on its way to the disk: the commit before
 
     # --- term and vote -----------------------------------------------------------------------------------
     def enter(self, term: int, vote: bytes) -> None:
@@ -82,8 +84,11 @@ class Group:
         return self.hard_unwritten or self.hard_number > self.log.synced_number
 
     def hard_state(self) -> HardState:
-        """Its commit is one that the journal holds already: what follows in the same write may be torn."""
-        return HardState(self.term, self.vote, min(self.commit, self.log.synced))
+        """Its commit is one that the journal holds already: what follows in the same write may be torn. A
+        snapshot's counts when it is installed: after a crash before that, the journal's own entries up to
+        there may be another leader's, and nobody committed them."""
+        commit = self.commit if self._commit_kept is None else self._commit_kept
+        return HardState(self.term, self.vote, min(commit, self.log.synced))
 
     # --- what goes out -----------------------------------------------------------------------------------
     def send(self, to: bytes, message: Message) -> None:
@@ -125,11 +130,15 @@ class Group:
         return self.configuration != before
 
     def restore(self, index: int, term: int, configuration: Configuration) -> None:
-        """A snapshot takes the place of the log."""
+        """A snapshot takes the place of the log; `restored` says when it has."""
+        self._commit_kept = min(self.commit, self.log.synced)
         self.log.reset(index, term)
         self.commit = index
         self._configurations = [(index, configuration)]
         self.configuration = configuration
+
+    def restored(self) -> None:
+        self._commit_kept = None
 
     @property
     def configuration_index(self) -> int:
