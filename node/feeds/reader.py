@@ -71,7 +71,7 @@ class Feeds:
         self._cache.changed(records, now_ms)
 
     def replaced(self) -> None:
-        """A snapshot has replaced rows, without a word in the change stream: merged feeds are not known now."""
+        """A snapshot has replaced rows, without a word in the change stream: no merged feed is known."""
         self._cache.reset()
 
     def page(self, rows: Reader, viewer: int, published: int | None, limit: int, now_ms: int) -> Page:
