@@ -19,13 +19,12 @@ from typing import Any, Final
 
 import msgspec
 
-from cluster import raft_messages
 from cluster.groups import TICK_MS, Batch, Groups, Led
 from cluster.partition import Applied
-from cluster.peers.messages import RaftFrame, decode_frame
+from cluster.peers.messages import OpenFrame, decode_open_frame
 from cluster.peers.messages import encode as encode_frame
 from cluster.raft_effects import ChangeRefused, Lost, NeedEntries, NeedSnapshot, NotLeader, Overfull
-from cluster.raft_messages import Install
+from cluster.raft_messages import Append, Install, Message
 from cluster.raft_quiet import NodeHeartbeat
 from cluster.shard_writer import Installation, ShardWriter
 from storage.entries import Record
@@ -230,7 +229,7 @@ class JournalWriter:
         if now >= self._next_tick:
             self._next_tick = max(self._next_tick + TICK_S, now)
             self._groups.tick()
-        self._drive()
+        self._drive(whole=not going_on)
         return going_on
 
     def _gather(self) -> tuple[list[Proposal], list[_Item], bool]:
@@ -284,11 +283,10 @@ class JournalWriter:
 
     def _step(self, item: _Frame) -> None:
         try:
-            frame = decode_frame(item.data)
-            messages = [raft_messages.decode(message) for message in frame.messages]
+            frame = decode_open_frame(item.data)
             if frame.heartbeat is not None:
                 self._groups.heartbeat(item.sender, frame.heartbeat)
-            self._groups.step(item.sender, messages)
+            self._groups.step(item.sender, frame.messages)
         except (msgspec.DecodeError, KeyError) as wrong:  # the peer's fault
             self._news.bad_frames.append((item.sender, wrong))
 
@@ -371,37 +369,40 @@ class JournalWriter:
         return True
 
     # --- what the cores decided --------------------------------------------------------------------------
-    def _drive(self) -> None:
-        groups = self._groups
+    def _drive(self, *, whole: bool = True) -> None:
+        """Do what is to be done; with more in the queue only a part, unless the `whole` is wanted: what the
+        queue holds then goes the same way in one batch with what is left."""
+        groups, queue = self._groups, self._queue
         while (batch := groups.ready()) is not None:
             if batch.messages or batch.heartbeats:
                 self._send(batch)
+            if batch.committed:  # synced before: the shards apply it while this thread writes
+                self._hand_on(batch)
             if batch.records:
                 self._write(batch.records)
             groups.synced()
-            if batch.committed:
-                self._hand_on(batch)
             self._note(batch)
+            if not (whole or queue.empty()):
+                break
         if self._news != _NO_NEWS:
             news, self._news = self._news, News()
             self._tell(news)
 
     def _send(self, batch: Batch) -> None:
-        """One frame to each node, or a few. An Append to several followers is encoded once."""
-        encoded: dict[int, msgspec.Raw] = {}
-        waiting: dict[bytes, list[msgspec.Raw]] = {node: [] for node in batch.heartbeats}
+        """One frame to each node, or a few."""
+        waiting: dict[bytes, list[Message]] = {node: [] for node in batch.heartbeats}
         sizes: dict[bytes, int] = {}
         beats = dict(batch.heartbeats)
         for node, message in batch.messages:
-            data = encoded.get(id(message))
-            if data is None:
-                data = encoded[id(message)] = msgspec.Raw(raft_messages.encode(message))
-            messages = waiting.setdefault(node, [])
-            messages.append(data)
-            sizes[node] = size = sizes.get(node, 0) + len(memoryview(data))
-            if size >= FRAME_BYTES:
-                self._close_frame(node, messages, beats)
-                waiting[node], sizes[node] = [], 0
+            messages = waiting.get(node)
+            if messages is None:
+                messages = waiting[node] = []
+            messages.append(message)
+            if type(message) is Append:
+                sizes[node] = size = sizes.get(node, 0) + sum(map(len, message.entries))
+                if size >= FRAME_BYTES:
+                    self._close_frame(node, messages, beats)
+                    waiting[node], sizes[node] = [], 0
         for node, messages in waiting.items():
             if messages or node in beats:
                 self._close_frame(node, messages, beats)
@@ -409,10 +410,8 @@ class JournalWriter:
         frames, self._news.frames = self._news.frames, []
         self._tell(News(frames=frames))
 
-    def _close_frame(
-        self, node: bytes, messages: list[msgspec.Raw], beats: dict[bytes, NodeHeartbeat]
-    ) -> None:
-        frame = RaftFrame(self._clock_ms(), beats.pop(node, None), tuple(messages))
+    def _close_frame(self, node: bytes, messages: list[Message], beats: dict[bytes, NodeHeartbeat]) -> None:
+        frame = OpenFrame(self._clock_ms(), beats.pop(node, None), messages)
         self._news.frames.append((node, encode_frame(frame)))
 
     def _write(self, records: list[Record]) -> None:

@@ -121,6 +121,7 @@ class Ready(msgspec.Struct):
     install: Install | None
     needs: list[NeedEntries | NeedSnapshot]
     standing: Standing | None  # if it has changed
+    writes: bool  # there is something for the journal, or a snapshot to install
 
 
 class NotLeader(Exception):

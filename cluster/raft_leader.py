@@ -58,7 +58,7 @@ class Leadership:
         self._ticks = 0  # since the last check of the quorum
         self._beat = 0  # since the last heartbeat
         self._idle = 0  # ticks with nothing to do
-        self._fresh = True  # there may be something to send
+        self.fresh = True  # there may be something to send
         self._outside = False  # it is no voter any more
         self.term_start = group.log.last + 1  # index of this term's no-op
         group.append(group.term, [NO_OP])
@@ -79,7 +79,7 @@ class Leadership:
             raise Overfull(f"group {group.number}: {waiting} entries wait for a majority or for the disk")
         first = log.last + 1
         log.append(group.term, entries)
-        self._fresh = True
+        self.fresh = True
         self._idle = 0
         return first
 
@@ -144,7 +144,7 @@ class Leadership:
         self.transferring = target
         self._transfer_ticks = 0
         self._idle = 0
-        self._fresh = True
+        self.fresh = True
         self._hand_over()
 
     def _hand_over(self) -> None:
@@ -163,7 +163,7 @@ class Leadership:
             del self.progress[node]
         if self.transferring is not None and self.transferring not in self._group.configuration.voters:
             self.transferring = None
-        self._fresh = True
+        self.fresh = True
         self.advance()
 
     @property
@@ -183,7 +183,8 @@ class Leadership:
             return  # said before the snapshot arrived
         if progress.accepted(message.match):
             self.advance()
-        self._fresh = True
+        if progress.lacks(self._group.log.last):
+            self.fresh = True
         if sender == self.transferring:
             self._hand_over()
 
@@ -194,7 +195,7 @@ class Leadership:
         progress.active = True
         agreement, _ = self._group.log.agreement(message.hint, message.hint_term)
         if progress.refused(message.previous, agreement):
-            self._fresh = True
+            self.fresh = True
 
     def heard(self, sender: bytes, message: Heard) -> None:
         progress = self.progress.get(sender)
@@ -207,7 +208,7 @@ class Leadership:
         if progress.match < self._group.log.last:  # an Append or its answer may be lost: ask again
             if progress.flow is Flow.PROBE:
                 progress.waiting = False
-                self._fresh = True
+                self.fresh = True
             elif progress.flow is Flow.REPLICATE and not progress.told and not progress.reading:
                 self._append_to(progress, entries_max=0)
 
@@ -234,7 +235,7 @@ class Leadership:
         index = self.counted()
         if index > self._group.commit and self.may_commit(index):
             self._group.commit_to(index)
-            self._fresh = True
+            self.fresh = True
 
     @property
     def committed_in_term(self) -> bool:
@@ -249,8 +250,8 @@ class Leadership:
             self._reads = []
             self._heartbeat_all()
             self._finish_rounds()
-        if self._fresh:
-            self._fresh = False
+        if self.fresh:
+            self.fresh = False
             last, settings = self._group.log.last, self._group.settings
             for progress in self.progress.values():
                 while progress.lacks(last) and progress.may_send(settings):
@@ -296,7 +297,7 @@ class Leadership:
         if need.term != group.term or progress is None or not progress.reading:
             return
         progress.reading = False
-        self._fresh = True
+        self.fresh = True
         if progress.next != need.first:
             return
         previous_term = group.log.term_at(need.first - 1)
@@ -425,7 +426,7 @@ class Leadership:
         """From being quiet: whoever was not heard meanwhile had nothing to say."""
         self._idle = self._ticks = 0
         self._beat = self._group.settings.heartbeat_ticks
-        self._fresh = True
+        self.fresh = True
         for progress in self.progress.values():
             progress.active = True
             progress.missed = 0

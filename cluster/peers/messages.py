@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cluster.raft_messages import Message
 from cluster.raft_quiet import NodeHeartbeat
 
 HASHES_MAX: Final = 1000  # of one HaveBlobs
@@ -28,6 +29,14 @@ class RaftFrame(_Said, frozen=True):
     sent_ms: int  # the sender's clock, Unix: for the comparison of clocks alone (DESIGN §6, law 4)
     heartbeat: NodeHeartbeat | None
     messages: tuple[msgspec.Raw, ...]
+
+
+class OpenFrame(_Said, frozen=True):
+    """The same bytes, of which the messages are read too."""
+
+    sent_ms: int
+    heartbeat: NodeHeartbeat | None
+    messages: list[Message]
 
 
 # --- commands and reads --------------------------------------------------------------------------------
@@ -226,6 +235,7 @@ encode = msgspec.msgpack.Encoder().encode
 _decode_request = msgspec.msgpack.Decoder(Request).decode
 _decode_response = msgspec.msgpack.Decoder(Response).decode
 _decode_frame = msgspec.msgpack.Decoder(RaftFrame).decode
+_decode_open_frame = msgspec.msgpack.Decoder(OpenFrame).decode
 
 
 def decode_request(data: bytes | memoryview) -> Any:
@@ -241,6 +251,12 @@ def decode_response(data: bytes | memoryview) -> Any:
 def decode_frame(data: bytes | memoryview) -> RaftFrame:
     """Raises msgspec.DecodeError. The messages in it are decoded by `cluster.raft_messages.decode`."""
     frame: RaftFrame = _decoded(_decode_frame, data)
+    return frame
+
+
+def decode_open_frame(data: bytes | memoryview) -> OpenFrame:
+    """Raises msgspec.DecodeError."""
+    frame: OpenFrame = _decoded(_decode_open_frame, data)
     return frame
 
 
