@@ -60,6 +60,7 @@ CORES = (
     ),
     "node/social/*.py",
     "node/feeds/*.py",
+    *(f"node/web/{name}.py" for name in ("cluster_view", "ring")),
 )
 EDGE_CORES = ("node/http/limits.py", "node/http/cursors.py")  # pure, but raise problems of the edge
 SHELL_ONLY = {  # modules that bring in time, chance, threads, files or the network

@@ -7,8 +7,11 @@ from msgspec import Meta
 from quart import Response, request
 
 from cluster.keys import META_PARTITION
+from cluster.replicas import now_ms
 from cluster.reports import Picture
 from node.cluster import Cluster, NotAllowed, UnknownNode
+from node.http import admin_letters
+from node.http.admin_letters import FailedMedium, Letter, ListQuery
 from node.http.admin_routes import AdminRoutes, Guard
 from node.http.bodies import read_json
 from node.http.openapi import empty, render
@@ -24,8 +27,10 @@ from node.operations import (
 )
 from node.parts import Parts
 from node.social.people import rfc3339
+from node.web.cluster_view import ClusterView, LetterView, Line, cluster_view
 from storage.directory import NODE_ID_BYTES
 
+LETTERS_SHOWN: Final = 25  # of each kind, on the page of the cluster
 META: Final = "meta"  # how a person names the meta group's partition
 
 
@@ -78,9 +83,38 @@ class Ordered(Body, frozen=True):
 def make_routes(parts: Parts, guard: Guard) -> AdminRoutes:
     routes = AdminRoutes("admin_cluster", guard)
     _add_views(routes, parts.operations)
+
+    @routes.add(
+        "GET", "/v1/admin/cluster/overview", "All that the page of the cluster shows",
+        answers={200: ClusterView},
+    )  # fmt: skip
+    async def cluster_overview() -> Response:
+        return render(await overview(parts))
+
     _add_membership(routes, parts.cluster)
     _add_orders(routes, parts.operations)
     return routes
+
+
+async def overview(parts: Parts) -> ClusterView:
+    """The cluster as this node sees it, with its dead letters."""
+    found = await parts.operations.overview()
+    failed = admin_letters.list_failed(parts, ListQuery(limit=LETTERS_SHOWN))
+    refused = admin_letters.list_letters(parts, ListQuery(limit=LETTERS_SHOWN))
+    letters = [*map(_of_medium, failed.failed), *map(_of_message, refused.letters)]
+    return cluster_view(found, letters, bool(failed.next or refused.next), now_ms())
+
+
+def _of_medium(failed: FailedMedium) -> LetterView:
+    what = Line("cluster_failed_photo", {"owner": failed.owner or failed.owner_id, "count": failed.attempts})
+    return LetterView(f"/v1/admin/media/failed/{failed.media_id}", what, failed.reason, failed.failed_at)
+
+
+def _of_message(letter: Letter) -> LetterView:
+    partition, _, _ = letter.id.partition(":")
+    what = Line("cluster_refused", {"kind": letter.kind, "source": letter.source, "to": partition})
+    detail = f"{letter.code}: {letter.detail}"
+    return LetterView(f"/v1/admin/dead-letters/{letter.id}", what, detail, letter.at)
 
 
 def _add_views(routes: AdminRoutes, cluster: Operations) -> None:

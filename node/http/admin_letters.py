@@ -80,6 +80,27 @@ _KINDS: Final = {
 }
 
 
+def list_failed(parts: Parts, query: ListQuery) -> FailedMedia:
+    after = _number(query.after) if query.after else None
+    with parts.service.read() as rows:
+        found = _failed_after(rows, parts.partitions, after, query.limit + 1)
+    following = found[query.limit - 1].media_id if len(found) > query.limit else None
+    return FailedMedia(found[: query.limit], following)
+
+
+def list_letters(parts: Parts, query: ListQuery) -> Letters:
+    after = _after(query.after)
+    partitions = [number for number in sorted(parts.replicas.dead_letters()) if number >= after[0]]
+    found: list[Letter] = []
+    with parts.service.read() as rows:
+        for partition in partitions:
+            beyond = DeadLetterKey(partition, after[1]) if partition == after[0] else None
+            scan = DEAD_LETTERS.scan(rows, partition, beyond=beyond)
+            found += [_letter(key, row) for key, row in islice(scan, query.limit + 1 - len(found))]
+    following = found[query.limit - 1].id if len(found) > query.limit else None
+    return Letters(found[: query.limit], following)
+
+
 def make_routes(parts: Parts, guard: Guard) -> AdminRoutes:
     routes = AdminRoutes("admin_letters", guard)
     add_media(routes, parts)
@@ -95,12 +116,7 @@ def add_media(routes: AdminRoutes, parts: Parts) -> None:
         answers={200: FailedMedia},
     )  # fmt: skip
     async def failed_media() -> Response:
-        query = parse_query(ListQuery, request.args)
-        after = _number(query.after) if query.after else None
-        with service.read() as rows:
-            found = _failed_after(rows, parts.partitions, after, query.limit + 1)
-        following = found[query.limit - 1].media_id if len(found) > query.limit else None
-        return render(FailedMedia(found[: query.limit], following))
+        return render(list_failed(parts, parse_query(ListQuery, request.args)))
 
     @routes.add(
         "GET", "/v1/admin/media/failed/<id:media_id>", "One failed media job", answers={200: FailedMedium},
@@ -141,17 +157,7 @@ def add_letters(routes: AdminRoutes, parts: Parts) -> None:
         answers={200: Letters},
     )  # fmt: skip
     async def letters() -> Response:
-        query = parse_query(ListQuery, request.args)
-        after = _after(query.after)
-        partitions = [number for number in sorted(replicas.dead_letters()) if number >= after[0]]
-        found: list[Letter] = []
-        with service.read() as rows:
-            for partition in partitions:
-                beyond = DeadLetterKey(partition, after[1]) if partition == after[0] else None
-                scan = DEAD_LETTERS.scan(rows, partition, beyond=beyond)
-                found += [_letter(key, row) for key, row in islice(scan, query.limit + 1 - len(found))]
-        following = found[query.limit - 1].id if len(found) > query.limit else None
-        return render(Letters(found[: query.limit], following))
+        return render(list_letters(parts, parse_query(ListQuery, request.args)))
 
     @routes.add(
         "GET", "/v1/admin/dead-letters/<name>", "One refused message", answers={200: LetterWhole},

@@ -16,6 +16,7 @@ from node.http.admission import signed
 from node.http.openapi import Answering, Routes
 from node.http.problems import Problem
 from node.parts import Parts
+from node.social.people import Signed
 
 Guard = Callable[[], None]  # raises Problem
 
@@ -48,12 +49,16 @@ def operator() -> None:
     """The guard of the admin listener: its token has said all."""
 
 
+def is_admin(who: Signed | None) -> bool:
+    return who is not None and who.role == "admin"
+
+
 def young_admin(parts: Parts) -> Guard:
     """The guard of the public listener. Raises Problem forbidden, session_too_old."""
 
     def guard() -> None:
         who = signed()
-        if who.role != "admin":
+        if not is_admin(who):
             raise Problem("forbidden", "this needs an account with the role admin")
         age_s = (now_ms() - who.opened_ms) / 1000
         most_s = parts.settings.accounts.admin_session_s

@@ -11,7 +11,7 @@ from cluster.commands import Refused
 from cluster.placement import NotEnoughCopies
 from cluster.replicas import Overloaded, Stopped
 from cluster.router import StorageFull, Unavailable
-from node.http import accounts, follows, media, posts, web, web_forms, web_pages
+from node.http import accounts, follows, media, posts, web, web_cluster, web_forms, web_pages
 from node.http.admin_routes import young_admin
 from node.http.admission import OPERATIONS, Admission, filling, problem_of
 from node.http.application import Application, make_application
@@ -71,7 +71,8 @@ def add_web(app: Application, parts: Parts, admission: Admission) -> None:
     catalogue = Catalogue()
     pages_of = web.Web(parts, cookies, Pages(Assets(catalogue), catalogue))
     for routes in (
-        web.make_shell(pages_of), web_forms.make_forms(pages_of, sessions), web_pages.make_pages(pages_of)
+        web.make_shell(pages_of), web_forms.make_forms(pages_of, sessions), web_pages.make_pages(pages_of),
+        web_cluster.make_cluster_page(pages_of),
     ):  # fmt: skip
         app.register_blueprint(routes.blueprint)
     pages_of.install_unknown(app)

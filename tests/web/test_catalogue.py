@@ -31,7 +31,9 @@ def test_languages_agree(language):
 
 
 def sources():
-    return [*WEB.glob("templates/*.html"), *WEB.glob("static/*.js"), *WEB.parent.glob("http/web*.py")]
+    http = WEB.parent / "http"
+    pages = [*http.glob("web*.py"), http / "admin_cluster.py", *WEB.glob("*.py")]
+    return [*WEB.glob("templates/*.html"), *WEB.glob("static/*.js"), *pages]
 
 
 def test_every_word_is_in_the_catalogue():
