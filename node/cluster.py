@@ -38,7 +38,9 @@ from storage.directory import DataDirectory, cluster_file
 log = get_logger("cluster")
 
 REGISTER_AGAIN_S: Final = 1.0  # a start without a majority serves reads meanwhile
-RENEW_AGAIN_S: Final = 600.0  # after a renewal that failed: there are weeks for it
+RENEWAL_LOOK_S: Final = (
+    3600.0  # between two looks at the certificate, which is renewed ten days before its end
+)
 LOOK_AGAIN_S: Final = 5.0  # the meta group's rows are looked at when they change, and this often in any case
 MS: Final = 1000
 _META_ROWS: Final = META_PARTITION.to_bytes(2, "big")
@@ -193,9 +195,11 @@ class Cluster:
             addresses = joining.first_peers(self._pledge)
         elif self.me in gone:
             self._expel(hello.REVOKED, "this node was revoked: it is no member any more")
-        for node, met in self._met.items():
+        for node, met in list(self._met.items()):
             known = members.get(node)
-            if node not in gone and met.address and (known is None or met.boot > known.boot):
+            if node in gone or (known is not None and known.boot >= met.boot):
+                del self._met[node]  # the rows know more of it by now
+            elif met.address:
                 addresses[node] = met.address
         self._replicas.set_peers(addresses)
         self.links.connect_to(addresses)
@@ -273,8 +277,7 @@ class Cluster:
     async def _renew(self) -> None:
         """A third of its life before the end, the certificate is made anew."""
         while True:
-            left_s = (joining.renew_at(self._directory) - now_ms()) / MS
-            await trio.sleep(max(RENEW_AGAIN_S, left_s) if left_s > 0 else 0)
+            await trio.sleep(RENEWAL_LOOK_S)
             row = self._row()
             try:
                 if row is not None and not joining.is_certified(self._directory, row, now_ms()):
@@ -284,7 +287,6 @@ class Cluster:
                     log.info("certificate_renewed")
             except (BadCertificate, OSError) as wrong:
                 log.error("certificate_not_renewed", reason=str(wrong))
-            await trio.sleep(RENEW_AGAIN_S)
 
     # --- founding and inviting -------------------------------------------------------------------------
     async def found(self) -> Founded:

@@ -149,11 +149,6 @@ def is_certified(directory: DataDirectory, row: ClusterRow, now: int) -> bool:
         return False
 
 
-def renew_at(directory: DataDirectory) -> int:
-    """ms since 1970. Raises OSError, BadCertificate."""
-    return certificates.renew_at((directory.keys / CHAIN).read_bytes())
-
-
 def first_peers(pledge: Pledge | None) -> dict[bytes, str]:
     return {bytes.fromhex(node): address for node, address in pledge.peers.items()} if pledge else {}
 
