@@ -516,16 +516,16 @@ class Replicas:
             for listener in self._listeners:
                 listener(outbound.changes)
         if outbound.committed:
-            self._committed(outbound.shard)
+            self._committed(outbound)
         else:
             self._sight.answered(outbound.shard)
         self.errands.go()
         self._wake_resting()
 
-    def _committed(self, shard: int) -> None:
-        self._sight.committed(shard)
+    def _committed(self, outbound: Outbound) -> None:
+        self._sight.committed(outbound.shard, outbound.indexes)
         if self._to_charge:
-            self._take_charge(shard)
+            self._take_charge(outbound.shard)
 
     def _was_installed(self, partition: int) -> None:
         self._watches.installed(partition)
@@ -560,7 +560,8 @@ class Replicas:
         return self._writers[partition & self._mask].partitions[partition].head.applied
 
     def committed_index(self, partition: int) -> int:
-        return self._writers[partition & self._mask].committed[partition]
+        """Up to where the partition can be read here."""
+        return self._sight.index(partition)
 
     def statistics(self) -> ReplicaStatistics:
         standings = self._standings.values()

@@ -8,7 +8,7 @@ next read of any kind. A snapshot is installed in pieces, with other partitions'
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from threading import Event
 from typing import Final
@@ -27,7 +27,7 @@ ENTRIES_AT_ONCE_MAX: Final = 1024  # applied before results leave: some 30 ms
 ANSWER_FIRST_FROM: Final = 24  # entries in a batch: below, nobody gains by an answer before the commit
 FULL_RETRY_S: Final = 0.5  # how often a shard without room looks whether there is some
 LINGER_S: Final = 0.015  # under load, how long an open transaction waits for the next batch
-_NONE: Final = b""
+_NOTHING: Final[Mapping[int, int]] = {}
 
 
 class WriterSettings(msgspec.Struct, frozen=True):
@@ -46,6 +46,7 @@ class Outbound(msgspec.Struct):
     seen: Sequence[Applied] = ()  # commands that somebody here watches for, whoever proposed them
     terms: Sequence[tuple[int, int]] = ()  # partitions that applied the first entry of a term
     installed: int | None = None  # the partition whose state a snapshot has replaced
+    indexes: Mapping[int, int] = {}  # partition: up to where a commit made it readable
 
 
 Post = Callable[[Outbound], None]
@@ -190,14 +191,14 @@ class ShardWriter:
         self.report({run.partition: run.first + len(run.entries) - 1 for run in batch})
         if then is not None or entries < ANSWER_FIRST_FROM:
             self._commit(applied)
-            return then
-        self._hand_out(applied, committed=False)
-        overdue = time.monotonic() - self._opened > self._settings.commit_delay_s
-        if overdue or (self._overlay is not None and len(self._overlay) > self._settings.commit_rows):
-            self._commit()
-        if self._installations:
-            self._install_piece()
-        return None
+        else:
+            self._hand_out(applied, committed=False)
+            overdue = time.monotonic() - self._opened > self._settings.commit_delay_s
+            if overdue or (self._overlay is not None and len(self._overlay) > self._settings.commit_rows):
+                self._commit()
+        if self._installations and not isinstance(then, _Stop):
+            self._install_piece()  # though the queue may never be empty
+        return then
 
     def _drain(self, batch: list[Committed]) -> tuple[list[Committed], int, _Item | None]:
         """Join what has queued up meanwhile, up to a bound, and say how many entries it is and what else
@@ -255,6 +256,7 @@ class ShardWriter:
 
     def _commit(self, applied: list[tuple[Ticket, Applied]] | None = None) -> None:
         written: Sequence[Iterable[bytes]] = ()
+        indexes: dict[int, int] = {}
         if self._overlay is not None and self._transaction is not None:
             started = time.monotonic()
             for replica in self._dirty.values():
@@ -263,12 +265,12 @@ class ShardWriter:
             written = self._overlay.written
             transaction, self._transaction, self._overlay = self._transaction, None, None
             self._commit_when_there_is_room(transaction)
-            for number, replica in self._dirty.items():
-                self.committed[number] = replica.head.applied
+            indexes = {number: replica.head.applied for number, replica in self._dirty.items()}
+            self.committed.update(indexes)
             self._dirty.clear()
             self.commits += 1
             self.commit_seconds += time.monotonic() - started
-        self._hand_out(applied or [], committed=True, written=written)
+        self._hand_out(applied or [], committed=True, written=written, indexes=indexes)
 
     def _hand_out(
         self,
@@ -277,6 +279,7 @@ class ShardWriter:
         committed: bool,
         written: Sequence[Iterable[bytes]] = (),
         installed: int | None = None,
+        indexes: Mapping[int, int] = _NOTHING,
     ) -> None:
         """What was seen leaves at once; changes wait for their commit."""
         changes: list[Published] = []
@@ -284,7 +287,9 @@ class ShardWriter:
             changes, self._changes = self._changes, changes
         seen, self._seen = self._seen, []
         terms, self._terms = self._terms, []
-        self._post(Outbound(self.number, applied, changes, committed, written, seen, terms, installed))
+        self._post(
+            Outbound(self.number, applied, changes, committed, written, seen, terms, installed, indexes)
+        )
 
     def _commit_when_there_is_room(self, transaction: WriteTransaction) -> None:
         """What was applied is in the journal and cannot be refused any more: it waits."""
@@ -320,7 +325,8 @@ class ShardWriter:
         self.committed[replica.number] = replica.head.applied
         self._terms.append((replica.number, replica.head.term))
         installation.installed()
-        self._hand_out([], committed=True, installed=replica.number)
+        indexes = {replica.number: replica.head.applied}
+        self._hand_out([], committed=True, installed=replica.number, indexes=indexes)
 
 
 def load_partitions(

@@ -2,9 +2,12 @@
 
 Under load answers come before the commit, so what was answered may not be readable yet; and on a node that
 does not lead, what another has answered may not have come here yet.
+
+A commit counts when this thread has been told of it, not a moment before, when the shard's thread has made
+it: caches of rows and watches are told by the same word, and who goes on must find them up to date.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
@@ -26,6 +29,7 @@ class Sight:
         self._snapshot = snapshot
         self._waiting = waiting
         self.unread = [0] * len(writers)  # batches answered before their commit
+        self._told = {number: index for writer in writers for number, index in writer.committed.items()}
         self._read_waiters: list[list[trio.Event]] = [[] for _ in writers]
         self._index_waiters: list[list[tuple[int, int, trio.Event]]] = [[] for _ in writers]
         self._mark_waiters: list[list[trio.Event]] = [[] for _ in writers]
@@ -37,16 +41,16 @@ class Sight:
         if self._index_waiters[shard] or self._mark_waiters[shard]:
             self._writers[shard].commit_soon()
 
-    def committed(self, shard: int) -> None:
-        """All that was answered so far can be read."""
+    def committed(self, shard: int, indexes: Mapping[int, int]) -> None:
+        """All that was answered so far can be read; these partitions up to these indexes."""
         self.unread[shard] = 0
+        self._told.update(indexes)
         if self._read_waiters[shard]:
             waiters, self._read_waiters[shard] = self._read_waiters[shard], []
             for event in waiters:
                 event.set()
-        committed = self._writers[shard].committed
         for partition, index, event in self._index_waiters[shard]:
-            if committed[partition] >= index:
+            if self.index(partition) >= index:
                 event.set()
         for event in self._mark_waiters[shard]:
             event.set()  # it looks for itself
@@ -57,6 +61,10 @@ class Sight:
                 writer.commit_soon()
 
     # --- those who wait --------------------------------------------------------------------------------
+    def index(self, partition: int) -> int:
+        """Up to where the partition can be read; 0 while a snapshot is taking its place."""
+        return min(self._told[partition], self._writers[partition & self._mask].committed[partition])
+
     def readable(self, *partitions: int) -> bool:
         """Whether `visible` would return at once."""
         return not any(self.unread[partition & self._mask] for partition in partitions)
@@ -76,7 +84,7 @@ class Sight:
         """Return when this replica has applied the entry and a new snapshot shows it."""
         number = partition & self._mask
         writer = self._writers[number]
-        while writer.committed[partition] < index:
+        while self.index(partition) < index:
             event = trio.Event()
             self._index_waiters[number].append((partition, index, event))
             if self.unread[number]:
@@ -99,6 +107,7 @@ class Sight:
                 await self._waiting.until(event)
             finally:
                 self._mark_waiters[number].remove(event)
+        await self.reached(mark[1], self._writers[number].committed[mark[1]])
 
     def _is_taken(self, mark: Mark) -> bool:
         source, destination, sequence = mark

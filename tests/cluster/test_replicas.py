@@ -1,12 +1,14 @@
 """Replicas of a lone node over real files: answers, visibility, load, and what follows the streams."""
 
+import time
+
 import msgspec
 import pytest
 import trio
 import trio.testing
 
 from cluster import commands, courier, replicas, shard_writer, streams
-from cluster.commands import Declined, Digest, Execute
+from cluster.commands import Declined, Deliver, Delivery, Digest, Execute
 from cluster.keys import OUTBOX, REMEMBERED, TAKEN, TakenKey
 from cluster.partition import Partition
 from cluster.replicas import Overloaded, Replicas
@@ -145,6 +147,26 @@ async def test_under_load_answers_come_before_the_commit_and_visible_waits(tmp_p
             assert node.replicas.statistics().commits <= 3
             await node.replicas.visible(0)
     assert sorted(results) == list(range(1, 101))
+
+
+@pytest.mark.parametrize("wait", ["reached", "taken"])
+async def test_who_waits_for_an_entry_goes_on_after_those_who_follow_its_rows(tmp_path, wait):
+    """The shard's thread has committed, and its word of that waits until this thread has time: whoever went
+    on before it is heard would find caches as they were, and watches that have seen nothing yet."""
+    heard = []
+    async with running(Node(tmp_path / "n")) as node:
+        replicas = node.replicas
+        replicas.set_peers([b"p" * 16])  # who may have sent the message
+        replicas.on_rows(heard.extend)
+        message = Delivery(4, 0, 1, encode(("note", b"x")))
+        replicas.submit(2, Deliver(0, 1, b"r" * 16, (message,)), None)
+        ends = time.monotonic() + LONG_S
+        while replicas._writers[0].committed[2] < 2 and time.monotonic() < ends:
+            time.sleep(0.001)  # this thread hears nothing meanwhile
+        assert replicas.committed_index(2) < 2
+        await (replicas.reached(2, 2) if wait == "reached" else replicas.taken((4, 2, 1)))
+        assert heard
+        assert replicas.committed_index(2) == 2
 
 
 async def test_the_next_quiet_command_commits_what_was_answered(tmp_path, lazy):
