@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from itertools import groupby
 from pathlib import Path
 from random import Random
 
@@ -95,8 +96,11 @@ def show(felt):
         flush=True,
     )
     if felt.write_s > SLOW_S:
-        for node, seconds, words in felt.trail:
-            print(f"      node {node}, {seconds:5.2f}s: {words}", flush=True)
+        for (node, seconds, words), tries in groupby(felt.trail):
+            times = sum(1 for _ in tries)
+            print(
+                f"      node {node}, {seconds:5.2f}s: {words}" + f" ({times} times)" * (times > 1), flush=True
+            )
 
 
 def told_by_kind(faults):
