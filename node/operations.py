@@ -22,10 +22,11 @@ from cluster.raft_effects import ChangeRefused, NotLeader, RaftStatistics
 from cluster.replicas import Overloaded, Replicas, StorageFull
 from cluster.reports import Overview, Picture, Report, is_behind
 from cluster.router import Router
+from node import joining
 from node.conduct import Conduct
 from node.logs import get_logger
 from node.social.people import rfc3339
-from storage.directory import DataDirectory
+from storage.directory import DataDirectory, cluster_file
 
 log = get_logger("cluster")
 
@@ -203,7 +204,7 @@ class Operations:
         addresses = {node.hex(): member.address for node, member in members.items()}
         addresses.setdefault(self.me.hex(), "")
         heard, unheard = await self._heard([node for node in members if node != self.me])
-        cluster_id = row.id.hex() if row is not None else ""
+        cluster_id = row.id.hex() if row is not None else self._pledged_to()
         replicas = self._replicas
         voters = {number: replicas.configuration(number).voters for number in replicas.partitions}
         joined = sorted(members.items(), key=lambda found: (found[1].joined_ms, found[0]))
@@ -216,6 +217,11 @@ class Operations:
             away_s={node: away for node in unheard if (away := self._away_s(node))},
             voters={number: tuple(node.hex() for node in found) for number, found in voters.items()},
         )
+
+    def _pledged_to(self) -> str:
+        """The cluster of a node that has joined a moment ago, and has no rows yet; empty for one alone."""
+        pledge = joining.read_pledge(cluster_file(self._directory.path))
+        return pledge.cluster if pledge is not None else ""
 
     async def _heard(self, others: Iterable[bytes]) -> tuple[dict[str, Report], dict[str, str]]:
         """What this node and those of the others that answer say of themselves; of the rest, why not."""
