@@ -32,6 +32,7 @@ CLIMATES: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
     *((1_500, _MIXED), (900, _MIXED), (600, _MIXED)),
     *((700, _DEATHS), (900, _CUTS), (1_000, _DISKS)),
 )
+CALM: Final = -1  # instead of a climate's number: nothing goes wrong by itself
 QUIET_MS: Final = 2_500  # at the beginning
 AWAY_MS: Final = (50, 6_000)
 CUT_MS: Final = (100, 7_000)
@@ -44,10 +45,11 @@ class Faults:
         self.kernel = world.kernel
         drawn = self.kernel.between(0, len(CLIMATES) - 1)
         climate = world.options.climate
-        self._every_ms, self._kinds = CLIMATES[drawn if climate is None else climate]
+        self._every_ms, self._kinds = CLIMATES[drawn if climate is None or climate == CALM else climate]
         self._ended = False
         self._calm_until = 0
-        self.kernel.after(QUIET_MS * MS, self._next)
+        if climate != CALM:
+            self.kernel.after(QUIET_MS * MS, self._next)
 
     def end(self) -> None:
         self._ended = True

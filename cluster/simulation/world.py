@@ -35,7 +35,7 @@ class Options(msgspec.Struct, frozen=True):
     partitions: int = 16
     clients: int = 6
     pause_ms: int = 800  # of a client between two steps, on average
-    climate: int | None = None  # of cluster.simulation.faults.CLIMATES; None: by the seed
+    climate: int | None = None  # of cluster.simulation.faults.CLIMATES, or CALM; None: by the seed
 
 
 class World:

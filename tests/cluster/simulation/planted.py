@@ -24,6 +24,7 @@ from cluster.simulation.world import Options
 from cluster.starts import Starts
 from cluster.state_stream import End, Rows, StateCheck
 from storage.entries import HardState
+from storage.journal import JournalFull
 from tests.cluster.raft import planted as raft
 
 PLANTED = {}
@@ -116,9 +117,13 @@ class ForgetsWhoIsNoMemberAnyMore(Groups):
 @planted("node", *DURABLE, "journal")
 class AcknowledgesBeforeFsync(Node):
     def write(self, batch):
-        self.disk.journal.append(batch.records)
-        self.after(self.sync_delay(), self.disk.journal.sync)
-        self._synced(batch)
+        try:
+            self.disk.journal.append(batch.records)
+        except JournalFull:
+            super().write(batch)
+        else:
+            self.after(self.sync_delay(), self.disk.journal.sync)
+            self._synced(batch)
 
 
 @planted("node", "LogGap", "journal", *CORE)
