@@ -42,6 +42,7 @@ QUESTIONS: Final = (
     Question("photograph", "bench.photograph", 60, 20, needs_data=False),
     Question("create-posts", "bench.create_posts", 90, 30),
     Question("feed-http", "bench.feed_http", 150, 60),
+    Question("feed-page", "bench.feed_page", 90, 40),
     Question("cold-start", "bench.cold_start", 60, 30),
     Question("serve-media", "bench.serve_media", 90, 40),
     Question("uploads", "bench.uploads", 150, 50),

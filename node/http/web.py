@@ -25,7 +25,7 @@ from node.media.intake import TooLarge
 from node.parts import Parts
 from node.passwords import Busy
 from node.social import people
-from node.social.people import NOBODY, UserView
+from node.social.people import NOBODY, ShortUser, UserView
 from node.web.assets import Asset
 from node.web.catalogue import Words
 from node.web.pages import Pages
@@ -78,12 +78,12 @@ class Web:
         public = self.parts.settings.http.public_url.rstrip("/")
         return public or f"{request.scheme}://{request.host}"
 
-    def me(self) -> UserView | None:
+    def me(self) -> ShortUser | None:
         user = viewer()
         if user == NOBODY:
             return None
         with self.parts.service.read() as rows:
-            return people.user_view(rows, user, user, self.parts.feeds.renderer.avatar_url)
+            return people.short_users(rows, [user], self.parts.feeds.renderer.avatar_url)[user]
 
     async def caught_up(self) -> None:
         """Wait for what this browser's scripts wrote last, so that the page shows it."""
@@ -98,7 +98,7 @@ class Web:
     # --- answers ---------------------------------------------------------------------------------------
     def page(self, template: str, status: int = 200, **values: Any) -> Response:
         """A page for whoever asks; `me` is given where they may be signed in."""
-        me: UserView | None = values.setdefault("me", None)
+        me: ShortUser | UserView | None = values.setdefault("me", None)
         if me is not None and "csrf" not in values:
             values["csrf"] = self.cookies.token(f"session:{g.signed.session}")
         path = quote(request.path, safe="/@")

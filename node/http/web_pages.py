@@ -191,7 +191,9 @@ def make_pages(web: Web) -> Routes:
     @routes.add("GET", "/settings", "One's profile, password and preferences")
     async def settings_page() -> Response:
         await web.caught_up()
-        return web.page("settings.html", me=web.me(), languages=LANGUAGES)
+        with service.read() as rows:
+            me = people.user_view(rows, viewer(), viewer(), avatar_url)
+        return web.page("settings.html", me=me, languages=LANGUAGES)
 
     # --- reading ---------------------------------------------------------------------------------------
     def user_named(rows: Reader, username: str) -> UserView:

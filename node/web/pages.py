@@ -72,10 +72,17 @@ class Pages:
             column_sizes=COLUMN_SIZES, stage_sizes=STAGE_SIZES,
         )  # fmt: skip
         self._environment = environment
+        # What all pages of a language share is rendered once: it is half of a template's work.
+        self._links = {
+            words.language: Markup(environment.get_template("links.html").render(t=words))
+            for words in catalogue.languages.values()
+        }
+        environment.globals["sprite"] = Markup(environment.get_template("icons.svg").render())
         self._post = environment.get_template("macros.html").module.post  # type: ignore[attr-defined]
 
     def page(self, template: str, words: Words, values: dict[str, Any]) -> str:
-        return self._environment.get_template(template).render(values, t=words)
+        links = self._links[words.language]
+        return self._environment.get_template(template).render(values, t=words, links=links)
 
     def post(self, raw: bytes, words: Words, *, first: bool = False, whole: bool = False) -> Markup:
         """A post (the bytes of its JSON) as HTML: the `first` of a page is fetched before others, a `whole`
