@@ -57,6 +57,19 @@ def next_step(
     return _Group(configuration, wanted, members, group, me, alive, unfit).step()
 
 
+def hand_over(
+    configuration: Configuration,
+    wanted: Sequence[bytes],
+    members: Collection[bytes],
+    group: RaftStatistics,
+    me: bytes,
+    alive: Collection[bytes],
+    unfit: Collection[bytes],
+) -> Transfer | None:
+    """How the leader `me`, which is among the unfit, gives its lead away; None: nobody can take it."""
+    return _Group(configuration, wanted, members, group, me, alive, unfit).hand_over()
+
+
 def is_needed(configuration: Configuration, node: bytes, alive: Collection[bytes]) -> bool:
     """Whether the group would stand still if this node were shut out at once: it votes, and the others that
     are alive are no majority."""
@@ -142,13 +155,13 @@ class _Group:
         if not self._lives([voter for voter in self._voters if voter != node]):
             return None
         if node == self._me:
-            return self._hand_over()
+            return self.hand_over()
         return Demote(node) if node in self._members else Remove(node)
 
     # --- who leads it ------------------------------------------------------------------------------------
     def _leading(self) -> Step | None:
         if self._me not in self._wanted or self._me in self._unfit:
-            return self._hand_over()
+            return self.hand_over()
         preferred = self._wanted[0]
         if preferred == self._me or preferred in self._unfit or preferred not in self._voters:
             return None
@@ -160,7 +173,7 @@ class _Group:
             return None
         return Transfer(preferred) if self._level(preferred) else None
 
-    def _hand_over(self) -> Step | None:
+    def hand_over(self) -> Transfer | None:
         """To the first wanted voter that can; to another only from a node that must not lead, lest two that
         are not wanted hand the lead to and fro."""
         targets = [node for node in self._wanted if node in self._voters]

@@ -1,8 +1,8 @@
 """The composition root: opens a data directory, puts the parts together, runs them, and ends them in order.
 
 From the outside in: the data directory's lock, the replicas (journal and shards), the node's own tasks, the
-listeners. They end from the inside out: the listeners drain first, then the tasks give back what they hold,
-then the shards commit, then the lock goes.
+listeners. They end from the inside out: the leads are handed over while the listeners drain, then the tasks
+give back what they hold, then the shards commit, then the lock goes.
 """
 
 import gc
@@ -126,6 +126,7 @@ async def run_node(
                 task_status.started(Addresses(http_at, admin_at))
                 await stop.wait()
                 log.info("stopping")
+                await parts.conduct.leave()  # while what is under way drains
                 admin_stop.set()
         log.info("stopped")
 

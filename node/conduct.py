@@ -2,9 +2,11 @@
 
 Each node does this for the groups that it leads, one step of each group at a time (`cluster.reconcile` says
 which), until nothing is left to do; then it costs nothing until members, links or leads change. A node whose
-clock is off gives its leads away, and nobody gives it any (law 4).
+clock is off gives its leads away, and nobody gives it any (law 4). So does a node that is about to end, and
+says so: its partitions take writes again after the one round that a transfer needs, not after an election.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -18,10 +20,12 @@ from cluster.commands import Execute
 from cluster.keys import META_PARTITION
 from cluster.layout import Layout, layout_of
 from cluster.membership import ClockTurned, Event, Membership, State, Turned
-from cluster.peers.messages import decode_frame
+from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
+from cluster.peers.messages import Order, decode_frame
 from cluster.raft_effects import ChangeRefused, Lost, NotLeader, Overfull, Standing
 from cluster.raft_messages import Configuration
-from cluster.reconcile import Step, Transfer, next_step
+from cluster.raft_roles import Role
+from cluster.reconcile import Step, Transfer, hand_over, next_step
 from cluster.replicas import Overloaded, Replicas, StorageFull, now_ms
 from node.logs import get_logger
 from storage.shard import Snapshot
@@ -33,6 +37,10 @@ STEP_EVERY_S: Final = 0.1  # while there is something to do
 TRANSFER_AGAIN_S: Final = 3.0  # a lead that could not be handed over; meanwhile its partition takes writes
 STEPS_AT_ONCE: Final = 32  # groups, in one go
 WATCH_EVERY_S: Final = 0.1  # who is heard, and whose clock is off
+LEAVE_WITHIN_S: Final = 2.0  # to hand all leads over before the end; what is left is elected anew
+SAY_WITHIN_S: Final = 0.5  # … of which this to say so
+LEFT_S: Final = 10.0  # for so long, or until it is back, it is given no lead
+LEAVE: Final = "leave"  # what it says: an `Order`, so that an older node only answers that it cannot
 MS: Final = 1000
 
 
@@ -50,6 +58,7 @@ class Conduct:
         self._layout: Layout | None = None
         self._handed: dict[int, float] = {}  # partition → when its lead was last given away
         self._kept: dict[int, float] = {}  # partition → until when it stays here, whoever is to lead it
+        self._leaving: dict[bytes, float] = {}  # nodes that are about to end → until when that counts
         self._membership = Membership(me)
         self._wake = trio.Event()
         replicas.on_standing(self._stood)
@@ -66,6 +75,8 @@ class Conduct:
 
         def on_connected(node: bytes, is_connected: bool) -> None:
             connected(node, is_connected)
+            if is_connected:
+                self._leaving.pop(node, None)  # it is back
             self._turned(self._membership.connected(node, is_connected, _ticks()))
             self.hurry()
 
@@ -95,7 +106,8 @@ class Conduct:
             nursery.start_soon(self._watch)
             while True:
                 self._wake = trio.Event()
-                stepped = await self._round() if self._links is not None else 0
+                idle = self._links is None or self._me in self._leaving
+                stepped = 0 if idle else await self._round()
                 with trio.move_on_after(LOOK_EVERY_S):
                     if stepped:
                         await trio.sleep(STEP_EVERY_S)
@@ -139,12 +151,70 @@ class Conduct:
                 groups[number],
                 self._me,
                 membership.alive(),
-                membership.unfit(),
+                self._unfit(),
             )
             if step is not None and self._is_due(number, step):
                 steps.append((number, step))
         await self._take(steps)
         return len(steps)
+
+    def _unfit(self) -> frozenset[bytes]:
+        """Who is given no lead: clocks that are off, and who is about to end."""
+        now = trio.current_time()
+        self._leaving = {node: until for node, until in self._leaving.items() if until > now}
+        return self._membership.unfit() | self._leaving.keys()
+
+    # --- the end of it ---------------------------------------------------------------------------------
+    def leaves(self, node: bytes) -> None:
+        """It is about to end."""
+        self._leaving[node] = trio.current_time() + LEFT_S
+        self.hurry()
+
+    async def leave(self) -> None:
+        """Hand all leads over, to whoever can take them: within LEAVE_WITHIN_S."""
+        if self._links is None:
+            return
+        self._leaving[self._me] = math.inf
+        with trio.move_on_after(LEAVE_WITHIN_S) as scope:
+            await self._say_so()
+            while led := self._led_with_others():
+                await self._give_away(led)
+                self._wake = trio.Event()
+                with trio.move_on_after(STEP_EVERY_S):
+                    await self._wake.wait()
+        log.info("leads_handed_over", in_time=not scope.cancelled_caught, left=len(self._led_with_others()))
+
+    def _led_with_others(self) -> list[int]:
+        """Groups led here that another voter could lead that is not about to end either."""
+        replicas, fit = self._replicas, self._membership.alive() - self._unfit()
+        led = (n for n in replicas.partitions if replicas.standing(n).role is Role.LEADER)
+        return [n for n in led if fit.intersection(replicas.configuration(n).voters)]
+
+    async def _say_so(self) -> None:
+        """Whoever is to lead a partition by the layout would be given its lead back at once."""
+        links = self._links
+
+        async def say(node: bytes) -> None:
+            with suppress(PeerUnreachable, PeerSilent, PeerRefused):
+                await links.call(node, Order(LEAVE), deadline_s=SAY_WITHIN_S)
+
+        async with trio.open_nursery() as nursery:
+            for node in self._membership.alive() - {self._me}:
+                nursery.start_soon(say, node)
+
+    async def _give_away(self, led: list[int]) -> None:
+        layout = self._layout or await self._laid_out()
+        with self._read() as rows:
+            members = tuple(meta_rows.members(rows))
+        groups = await self._replicas.group_statistics(led)
+        steps: list[tuple[int, Step]] = []
+        for number in led:
+            configuration, wanted = self._replicas.configuration(number), layout.of(number).voters
+            asked = (configuration, wanted, members, groups[number], self._me)
+            step = hand_over(*asked, self._membership.alive(), self._unfit())
+            if step is not None and self._is_due(number, step):
+                steps.append((number, step))
+        await self._take(steps)
 
     async def _raise_level(self, level: int) -> None:
         """All members speak it: what waits for it may begin (law 12). The machine looks at it once more."""

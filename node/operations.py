@@ -23,7 +23,7 @@ from cluster.replicas import Overloaded, Replicas, StorageFull
 from cluster.reports import Overview, Picture, Report, is_behind
 from cluster.router import Router
 from node import joining
-from node.conduct import Conduct
+from node.conduct import LEAVE, Conduct
 from node.logs import get_logger
 from node.social.people import rfc3339
 from storage.directory import DataDirectory, cluster_file
@@ -347,10 +347,12 @@ class Operations:
         except (PeerUnreachable, PeerSilent, PeerRefused) as wrong:
             return str(wrong) or type(wrong).__name__, ()
 
-    async def _ordered(self, _: bytes, order: Order) -> Ordered:
-        """What an operator wants of this node."""
+    async def _ordered(self, sender: bytes, order: Order) -> Ordered:
+        """What an operator wants of this node, or a node that ends of all."""
         if order.what == KEEP:
             self._conduct.keep(order.partitions, KEEP_S)
+        elif order.what == LEAVE:
+            self._conduct.leaves(sender)
         elif order.what == TRANSFER:
             return Ordered(tuple([one async for one in self._transferred(order)]))
         elif order.what in self._orders:
