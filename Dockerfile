@@ -20,10 +20,11 @@ COPY --from=build /opt/heliograph /opt/heliograph
 ENV PATH=/opt/heliograph/bin:$PATH \
     HELIOGRAPH_DATA=/data \
     HELIOGRAPH_HTTP_HOST=0.0.0.0 \
+    HELIOGRAPH_CLUSTER_HOST=0.0.0.0 \
     PYTHONDONTWRITEBYTECODE=1
 USER heliograph
 VOLUME /data
-EXPOSE 8000
+EXPOSE 8000 8002
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8001/readyz', timeout=2)"]

@@ -6,6 +6,7 @@ keeps links to exactly the members that they name, refuses whom they refuse, and
 node is a member no more.
 """
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
@@ -43,6 +44,7 @@ RENEWAL_LOOK_S: Final = (
 )
 LOOK_AGAIN_S: Final = 5.0  # the meta group's rows are looked at when they change, and this often in any case
 MS: Final = 1000
+EVERYWHERE: Final = frozenset({"0.0.0.0", "::", ""})  # listens, and is no address to be reached at
 _META_ROWS: Final = META_PARTITION.to_bytes(2, "big")
 
 
@@ -71,6 +73,9 @@ class Listening(NamedTuple):
 async def listen(settings: ClusterSettings) -> Listening:
     """Raises CannotListen."""
     host, port = settings.host, settings.port
+    if host in EVERYWHERE and not settings.advertise:
+        nowhere = "no other node can reach it there; set cluster.advertise to HOST:PORT as they see it"
+        raise CannotListen(host, port, OSError(errno.EADDRNOTAVAIL, nowhere))
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as wrong:

@@ -165,6 +165,13 @@ async def test_who_may_join_and_who_may_not(tmp_path):
             await ready(f)
 
 
+async def test_a_node_that_nobody_could_reach_says_so_before_it_is_one_of_a_cluster(tmp_path):
+    async with running(tmp_path / "a", "cluster.host=0.0.0.0") as node:
+        refused = await node.admin.post("/v1/admin/cluster/init", json={})
+        assert refused.status_code == 409 and "cluster.advertise" in refused.json()["detail"]
+        assert (await node.admin.get("/v1/admin/cluster/status")).json()["alone"]
+
+
 async def test_a_join_that_was_cut_goes_on_where_it_was(tmp_path):
     settings = load(flags=SMALL, environment={})
     async with together(tmp_path, "a") as (a,):
