@@ -124,6 +124,8 @@ class Conduct:
         if spoken > self._replicas.level:
             await self._raise_level(spoken)
         self._membership.keep(members, _ticks())
+        now = trio.current_time()
+        self._kept = {number: until for number, until in self._kept.items() if until > now}
         if layout is None:
             layout = await self._laid_out()
         replicas = self._replicas
@@ -265,10 +267,7 @@ class Conduct:
     def _wanted(self, number: int, layout: Layout) -> tuple[bytes, ...]:
         """The voters, the one that is to lead first."""
         voters = layout.of(number).voters
-        if self._kept.get(number, 0) < trio.current_time():
-            self._kept.pop(number, None)
-            return voters
-        if self._me not in voters:
+        if number not in self._kept or self._me not in voters:
             return voters
         return (self._me, *(node for node in voters if node != self._me))
 
