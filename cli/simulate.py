@@ -82,7 +82,7 @@ def _one(seed: int, nodes: int | None, seconds: int, trace: Path | None, as_json
 
 
 def _many(seeds: range, nodes: int | None, seconds: int, jobs: int, as_json: bool) -> None:
-    from cluster.simulation.history import History
+    from cluster.simulation.history import History, thin
     from cluster.simulation.many import replay, run_many
     from cluster.simulation.world import Options
     from node.traffic import SocialApplication
@@ -91,17 +91,19 @@ def _many(seeds: range, nodes: int | None, seconds: int, jobs: int, as_json: boo
     options = Options(nodes=nodes or 0, seconds=seconds)
     for count, result in enumerate(run_many(seeds, SocialApplication, options, processes=jobs), 1):
         total.add(result.history)
-        if result.detail:
+        little = "; ".join(thin(result.history, seconds))
+        wrong = result.detail or (little and f"too little happened: {little}")
+        if wrong:
             again = replay(result.seed, result.nodes, seconds)
-            failed.append({"seed": result.seed, "broken": result.detail, "again": again})
-            note(f"seed {result.seed}: {result.detail}\nAgain: {again}")
+            failed.append({"seed": result.seed, "broken": wrong, "again": again})
+            note(f"seed {result.seed}: {wrong}\nAgain: {again}")
         elif count % SHOWN_EVERY == 0:
-            note(f"{count} of {len(seeds)} histories, {len(failed)} with a broken law")
+            note(f"{count} of {len(seeds)} histories, {len(failed)} failed")
     if as_json:
         print_json({"seeds": len(seeds), "seconds": seconds, **_numbers(total), "failed": failed})
     else:
         print_fields({name.replace("_", " "): count for name, count in _numbers(total).items()})
-        note(f"{len(seeds)} histories of {seconds} s; {len(failed)} with a broken law")
+        note(f"{len(seeds)} histories of {seconds} s; {len(failed)} failed")
     if failed:
         sys.exit(1)
 

@@ -24,7 +24,7 @@ from cluster.simulation.world import Options
 from cluster.starts import Starts
 from cluster.state_stream import End, Rows, StateCheck
 from storage.entries import HardState
-from storage.journal import JournalFull
+from storage.journal import JournalFailed, JournalFull
 from tests.cluster.raft import planted as raft
 
 PLANTED = {}
@@ -122,8 +122,14 @@ class AcknowledgesBeforeFsync(Node):
         except JournalFull:
             super().write(batch)
         else:
-            self.after(self.sync_delay(), self.disk.journal.sync)
+            self.after(self.sync_delay(), self._sync_late)
             self._synced(batch)
+
+    def _sync_late(self):
+        try:
+            self.disk.journal.sync()
+        except JournalFailed:
+            self.world.kill(self)
 
 
 @planted("node", "LogGap", "journal", *CORE)
@@ -155,7 +161,7 @@ class _Clocked:
 plant("UsesTheLocalClock", ("equal results", "equal digests"), machine=_Clocked)
 
 
-@planted("partition", "exactly once")
+@planted("partition", "exactly once", "equal results")
 class ForgetsWhatItDid(Partition):
     """A retried command takes effect again."""
 
@@ -177,7 +183,7 @@ class _Forgetful:
             self._rows.put(key, value)
 
 
-@planted("partition", "exactly once", "liveness")
+@planted("partition", "exactly once", "equal results", "liveness")
 class DropsAnInboxCursor(Partition):
     def _deliver(self, rows, index, command):
         take, mailbox.take = mailbox.take, lambda rows, *rest: take(_Forgetful(rows), *rest)
@@ -187,7 +193,7 @@ class DropsAnInboxCursor(Partition):
             mailbox.take = take
 
 
-@planted("partition", "exactly once", "liveness", *CORE)
+@planted("partition", "exactly once", "equal results", "liveness", *CORE, options=CROWDED)
 class TakesMessagesAgain(Partition):
     def _deliver(self, rows, index, command):
         def always(rows, destination, delivery, cursors):
@@ -236,7 +242,7 @@ class ReadsWhatIsHere(Service):
         call()
 
 
-@planted("errand", "exactly once")
+@planted("errand", "exactly once", options=CROWDED)
 class AsksAgainBeforeItKnows(Errand):
     """A command whose answer got lost is taken for lost."""
 

@@ -19,10 +19,10 @@ SECONDS = 60
 PROCESSES = 2
 # At least so many of each in all histories together: with less, they would prove little.
 LEAST = History(
-    commits=200_000, leaders=40_000, answered=60_000, refused=4_000, retried=15_000, forwarded=55_000,
-    unsettled=250, unavailable=2_500, reads=9_000, messages=30_000, kills=2_500, cuts=2_500, storms=900,
-    jumps=350, stalls=700, full=500, changes=35_000, transfers=15_000, snapshots=2_500, joins=1_200,
-    removals=60, lost_disks=80, copies_refused=300, frames=6_000_000, events=10_000_000,
+    commits=200_000, leaders=40_000, answered=50_000, refused=3_000, retried=15_000, forwarded=45_000,
+    unsettled=250, unavailable=2_500, reads=8_000, messages=25_000, kills=2_500, cuts=2_200, storms=700,
+    jumps=300, stalls=550, full=400, changes=30_000, transfers=12_000, snapshots=2_500, joins=1_000,
+    removals=50, lost_disks=100, copies_refused=200, frames=5_000_000, events=9_000_000,
 )  # fmt: skip
 
 
