@@ -37,7 +37,7 @@ export async function call(method, path, { body, key, signal } = {}) {
   try {
     answer = await fetch(path, {
       method, headers, body: body === undefined ? undefined : JSON.stringify(body), credentials: "same-origin",
-      signal: signal ? AbortSignal.any([signal, late]) : late,
+      signal: signal && AbortSignal.any ? AbortSignal.any([signal, late]) : (signal ?? late),
     });
   } catch (error) {
     if (signal?.aborted) throw error;

@@ -2,6 +2,7 @@
 
 import { announce, ask } from "./announce.js";
 import { Unreachable, attempt, call, put } from "./api.js";
+import { forget } from "./device.js";
 import { component, h } from "./dom.js";
 import { t } from "./words.js";
 
@@ -91,6 +92,8 @@ class PasswordForm extends HTMLElement {
   }
 }
 
+document.querySelector('form[action="/sign-out"]').addEventListener("submit", () => forget());
+
 class DeleteAccount extends HTMLElement {
   connectedCallback() {
     this.querySelector("button").addEventListener("click", () => this.goodbye());
@@ -111,6 +114,7 @@ class DeleteAccount extends HTMLElement {
     if (password === null) return;
     try {
       await call("POST", "/v1/users/me/delete", { body: { password } });
+      await forget();
       location.assign("/");
     } catch (error) {
       announce(error.message);
