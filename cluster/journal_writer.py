@@ -35,6 +35,9 @@ BATCH_ENTRIES_MAX: Final = 1024  # commands of one journal write; ~0.5 ms of enc
 BATCH_BYTES_MAX: Final = 4 << 20
 FRAME_BYTES: Final = 1 << 20  # a frame is closed when it has so many; one entry more may be in it
 FRAMES_WAITING_MAX: Final = 4096  # from peers; more are dropped, and asked for again by those who sent them
+FRAMES_WAITING_BYTES_MAX: Final = 64 << 20  # … and no more than this: while this thread waits for room
+BACKLOG_BYTES_MAX: Final = 64 << 20  # of committed entries, not applied by a shard; then this node waits
+BACKLOG_LOOK_S: Final = 0.02  # … and looks again
 FULL_RETRY_S: Final = 0.5  # how often a journal without room looks whether there is some
 HELD_AT_ONCE_MAX: Final = 8  # of those that waited for room: deliveries of up to 512 KiB each
 SEGMENTS_KEPT: Final = 4  # in a cluster: nodes that were away catch up from them
@@ -139,7 +142,8 @@ class JournalWriter:
         self._clock_ms = clock_ms
         self._pieces = pieces
         self._queue: SimpleQueue[_Item] = SimpleQueue()
-        self._frames_waiting = 0
+        self._frames_in = self._frame_bytes_in = 0  # counted by the trio thread alone
+        self._frames_out = self._frame_bytes_out = 0  # by this one: what both changed would drift
         self._held: deque[Proposal] = deque()  # accepted for good, and no room for them yet
         self._spools: dict[int, tuple[Any, Callable[[], None]]] = {}  # partition: spool, who waits for it
         self._news = News()
@@ -168,10 +172,14 @@ class JournalWriter:
 
     def frame(self, sender: bytes, data: bytes) -> None:
         """An encoded RaftFrame of a peer. Dropped where too many wait: Raft repeats what matters."""
-        if self._frames_waiting >= FRAMES_WAITING_MAX:
+        waiting = self._frames_in - self._frames_out
+        if waiting >= FRAMES_WAITING_MAX or (
+            waiting and self._frame_bytes_in - self._frame_bytes_out + len(data) > FRAMES_WAITING_BYTES_MAX
+        ):
             self.frames_dropped += 1
             return
-        self._frames_waiting += 1
+        self._frames_in += 1
+        self._frame_bytes_in += len(data)
         self._queue.put(_Frame(sender, data))
 
     def peers(self, nodes: Iterable[bytes]) -> None:
@@ -220,6 +228,7 @@ class JournalWriter:
         self._drive()
 
     def _turn(self) -> bool:
+        self._wait_for_shards()
         proposals, others, going_on = self._gather()
         self._take_reports()
         for item in others:
@@ -231,6 +240,13 @@ class JournalWriter:
             self._groups.tick()
         self._drive(whole=not going_on)
         return going_on
+
+    def _wait_for_shards(self) -> None:
+        """A shard that does not keep up (its disk is slow, or has no room) holds this thread back, and with
+        it those who send: else what a majority commits without this node would pile up in memory."""
+        while any(shard.backlog_bytes > BACKLOG_BYTES_MAX for shard in self._shards):
+            if self._stopping.wait(BACKLOG_LOOK_S):
+                return
 
     def _gather(self) -> tuple[list[Proposal], list[_Item], bool]:
         """What waits, up to one batch; waits for something until the next tick."""
@@ -251,7 +267,8 @@ class JournalWriter:
             else:
                 others.append(item)
                 if type(item) is _Frame:
-                    self._frames_waiting -= 1
+                    self._frames_out += 1
+                    self._frame_bytes_out += len(item.data)
                     size += len(item.data)
             full = len(proposals) + len(others) >= BATCH_ENTRIES_MAX or size >= BATCH_BYTES_MAX
             if full or queue.empty():

@@ -171,6 +171,12 @@ class Replicas:
         return all(index > 0 for writer in self._writers for index in writer.committed.values())
 
     @property
+    def is_stuck(self) -> bool:
+        """Whether the disk has no room for what is to be written or was applied: where this node leads,
+        nothing goes on."""
+        return self._journal_writer.full or any(writer.full for writer in self._writers)
+
+    @property
     def carry(self) -> Carry:
         """How messages reach destinations that other nodes lead; set by whoever composes a node."""
         return self.errands.carry

@@ -118,13 +118,22 @@ class ShardWriter:
         self._terms: list[tuple[int, int]] = []
         self._stopping = Event()
         self.full = False  # the disk has no room for a commit: what was applied waits for some
+        self._bytes_in = 0  # of entries: counted by the journal's thread
+        self._bytes_applied = 0  # … and by this one
         self.commits = 0
         self.applied = 0
         self.commit_seconds = 0.0
 
     # --- from other threads ----------------------------------------------------------------------------
     def submit(self, batch: list[Committed]) -> None:
+        """From one thread only."""
+        self._bytes_in += _size(batch)
         self._queue.put(batch)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Of entries that were submitted and are not applied yet."""
+        return self._bytes_in - self._bytes_applied
 
     def install(self, installation: Installation) -> None:
         self._queue.put(installation)
@@ -188,6 +197,7 @@ class ShardWriter:
         applied: list[tuple[Ticket, Applied]] = []
         for run in batch:
             self.apply(run, applied)
+        self._bytes_applied += _size(batch)
         self.report({run.partition: run.first + len(run.entries) - 1 for run in batch})
         if then is not None or entries < ANSWER_FIRST_FROM:
             self._commit(applied)
@@ -327,6 +337,10 @@ class ShardWriter:
         installation.installed()
         indexes = {replica.number: replica.head.applied}
         self._hand_out([], committed=True, installed=replica.number, indexes=indexes)
+
+
+def _size(batch: list[Committed]) -> int:
+    return sum(sum(map(len, run.entries)) for run in batch)
 
 
 def load_partitions(

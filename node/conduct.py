@@ -2,8 +2,9 @@
 
 Each node does this for the groups that it leads, one step of each group at a time (`cluster.reconcile` says
 which), until nothing is left to do; then it costs nothing until members, links or leads change. A node whose
-clock is off gives its leads away, and nobody gives it any (law 4). So does a node that is about to end, and
-says so: its partitions take writes again after the one round that a transfer needs, not after an election.
+clock is off gives its leads away, and nobody gives it any (law 4). So does a node that is about to end, or
+whose disk has no room for what was written, and says so: its partitions take writes again after the one round
+that a transfer needs, not after an election.
 """
 
 import math
@@ -40,6 +41,7 @@ WATCH_EVERY_S: Final = 0.1  # who is heard, and whose clock is off
 LEAVE_WITHIN_S: Final = 2.0  # to hand all leads over before the end; what is left is elected anew
 SAY_WITHIN_S: Final = 0.5  # … of which this to say so
 LEFT_S: Final = 10.0  # for so long, or until it is back, it is given no lead
+SAY_AGAIN_S: Final = LEFT_S / 2  # while its disk has no room
 LEAVE: Final = "leave"  # what it says: an `Order`, so that an older node only answers that it cannot
 MS: Final = 1000
 
@@ -59,6 +61,7 @@ class Conduct:
         self._handed: dict[int, float] = {}  # partition → when its lead was last given away
         self._kept: dict[int, float] = {}  # partition → until when it stays here, whoever is to lead it
         self._leaving: dict[bytes, float] = {}  # nodes that are about to end → until when that counts
+        self._say_at = 0.0  # when the others are told again that this node has no room
         self._membership = Membership(me)
         self._wake = trio.Event()
         replicas.on_standing(self._stood)
@@ -128,7 +131,9 @@ class Conduct:
         self._kept = {number: until for number, until in self._kept.items() if until > now}
         if layout is None:
             layout = await self._laid_out()
-        replicas = self._replicas
+        replicas, unfit = self._replicas, self._unfit()
+        if replicas.is_stuck:
+            await self._say_so_again()
         unsettled = {
             number: replicas.configuration(number)
             for number in replicas.partitions
@@ -137,7 +142,7 @@ class Conduct:
         unsettled = {
             number: configuration
             for number, configuration in unsettled.items()
-            if not self._is_settled(number, configuration, layout, members)
+            if self._me in unfit or not self._is_settled(number, configuration, layout, members)
         }
         self.changing = len(unsettled)
         if not unsettled:
@@ -153,7 +158,7 @@ class Conduct:
                 groups[number],
                 self._me,
                 membership.alive(),
-                self._unfit(),
+                unfit,
             )
             if step is not None and self._is_due(number, step):
                 steps.append((number, step))
@@ -161,14 +166,15 @@ class Conduct:
         return len(steps)
 
     def _unfit(self) -> frozenset[bytes]:
-        """Who is given no lead: clocks that are off, and who is about to end."""
+        """Who is given no lead: whose clock is off, who is about to end, or has no room."""
         now = trio.current_time()
         self._leaving = {node: until for node, until in self._leaving.items() if until > now}
-        return self._membership.unfit() | self._leaving.keys()
+        stuck = {self._me} if self._replicas.is_stuck else set()
+        return self._membership.unfit() | self._leaving.keys() | stuck
 
     # --- the end of it ---------------------------------------------------------------------------------
     def leaves(self, node: bytes) -> None:
-        """It is about to end."""
+        """It is about to end, or has no room."""
         self._leaving[node] = trio.current_time() + LEFT_S
         self.hurry()
 
@@ -191,6 +197,12 @@ class Conduct:
         replicas, fit = self._replicas, self._membership.alive() - self._unfit()
         led = (n for n in replicas.partitions if replicas.standing(n).role is Role.LEADER)
         return [n for n in led if fit.intersection(replicas.configuration(n).voters)]
+
+    async def _say_so_again(self) -> None:
+        if trio.current_time() >= self._say_at:
+            self._say_at = trio.current_time() + SAY_AGAIN_S
+            log.warning("no_room", hands_over="its leaderships")
+            await self._say_so()
 
     async def _say_so(self) -> None:
         """Whoever is to lead a partition by the layout would be given its lead back at once."""
@@ -256,7 +268,7 @@ class Conduct:
         self, number: int, configuration: Configuration, layout: Layout, members: tuple[bytes, ...]
     ) -> bool:
         wanted = layout.of(number).voters
-        if self._membership.hands_over or set(configuration.members) != set(members):
+        if set(configuration.members) != set(members):
             return False
         if len(members) == 2:  # which of two votes is not changed without need
             return len(configuration.voters) == 1

@@ -179,7 +179,7 @@ class Digests(_Said, frozen=True, tag=22):
 class Order(_Said, frozen=True, tag=23):
     """An operator wants it, of this node: `transfer` these partitions to `node`; `keep` the leadership of
     these for a while, whoever is to lead them; `repair` or `scrub` the blobs now. Or the sender is about to
-    end: `leave` it out when leads are given."""
+    end, or has no room: `leave` it out when leads are given."""
 
     what: str
     partitions: tuple[int, ...] = ()

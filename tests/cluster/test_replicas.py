@@ -1,5 +1,6 @@
 """Replicas of a lone node over real files: answers, visibility, load, and what follows the streams."""
 
+import threading
 import time
 
 import msgspec
@@ -7,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from cluster import commands, courier, replicas, shard_writer, streams
+from cluster import commands, courier, journal_writer, replicas, shard_writer, streams
 from cluster.commands import Declined, Deliver, Delivery, Digest, Execute
 from cluster.keys import OUTBOX, REMEMBERED, TAKEN, TakenKey
 from cluster.partition import Partition
@@ -246,6 +247,48 @@ async def test_commands_are_refused_while_too_many_messages_wait(tmp_path, monke
             await node.do(0, "add", 1)
         monkeypatch.undo()
         assert await node.do(0, "add", 1) == 1
+
+
+class Held(Bank):
+    """Applies nothing before it may."""
+
+    def __init__(self):
+        self.may = threading.Event()
+
+    def execute(self, apply, body):
+        assert self.may.wait(LONG_S)
+        return super().execute(apply, body)
+
+
+async def test_what_a_shard_has_not_applied_does_not_pile_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_writer, "BACKLOG_BYTES_MAX", 500)
+    held = Held()
+    async with running(Node(tmp_path / "n", machine=held)) as node:
+        writer, shard = node.replicas._journal_writer, node.replicas._writers[0]
+        async with trio.open_nursery() as nursery:
+            while shard.backlog_bytes <= journal_writer.BACKLOG_BYTES_MAX:
+                together(node, nursery, 1, "add", 1)
+                await trio.sleep(0.001)
+            taken = writer.entries
+            results = together(node, nursery, 50, "add", 1)
+            await trio.sleep(5 * journal_writer.BACKLOG_LOOK_S)
+            assert writer.entries <= taken + 2  # those for which it waited when the bound was passed
+            held.may.set()
+        assert len(results) == 50
+        assert shard.backlog_bytes == 0
+
+
+async def test_frames_that_wait_have_a_bound_in_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_writer, "FRAMES_WAITING_BYTES_MAX", 1000)
+    node = Node(tmp_path / "n")
+    for size in (2000, 1, 2000):  # one alone may be as large as it is
+        node.replicas.frame(b"p" * 16, bytes(size))
+    assert node.replicas.statistics().frames_dropped == 2
+    async with running(node):
+        await node.do(0, "add", 1)
+        node.replicas.frame(b"p" * 16, bytes(999))
+        node.replicas.frame(b"p" * 16, b"")
+        assert node.replicas.statistics().frames_dropped == 2
 
 
 # --- streams ---------------------------------------------------------------------------------------------
