@@ -162,16 +162,19 @@ class Operations:
     async def report(self) -> Report:
         """What this node says of itself."""
         replicas = self._replicas
-        led = tuple(number for number in replicas.partitions if replicas.leads(number))
-        behind: dict[str, list[int]] = {}
-        for number, group in (await replicas.group_statistics(led)).items():
-            for node in _lagging(group):
-                behind.setdefault(node.hex(), []).append(number)
         votes = learns = 0
+        led = []
         for number in replicas.partitions:
             members = replicas.configuration(number)
             votes += self.me in members.voters
             learns += self.me in members.learners
+            # A quiet group's leader is one until somebody writes, even where nobody is left to agree.
+            if replicas.leads(number) and sum(map(self._reaches, members.voters)) >= members.quorum:
+                led.append(number)
+        behind: dict[str, list[int]] = {}
+        for number, group in (await replicas.group_statistics(led)).items():
+            for node in _lagging(group):
+                behind.setdefault(node.hex(), []).append(number)
         return self._said(
             Report(
                 up_s=trio.current_time() - self._began,
@@ -181,7 +184,7 @@ class Operations:
                 version=version("heliograph"),
                 level=FEATURE_LEVEL,
                 boot=self._directory.boots,
-                leads=led,
+                leads=tuple(led),
                 votes=votes,
                 learns=learns,
                 behind={node: tuple(partitions) for node, partitions in behind.items()},
@@ -264,7 +267,10 @@ class Operations:
     def _state(self, node: bytes) -> str:
         if node == self.me:
             return "this one"
-        return "linked" if self._links is not None and self._links.connected(node) else "not linked"
+        return "linked" if self._reaches(node) else "not linked"
+
+    def _reaches(self, node: bytes) -> bool:
+        return node == self.me or (self._links is not None and self._links.connected(node))
 
     async def partitions(self) -> tuple[PartitionView, ...]:
         replicas = self._replicas

@@ -37,8 +37,8 @@ function shapeOf([, lane, , , behind]) {
 
 class ClusterView extends HTMLElement {
   connectedCallback() {
-    if (this.before) return;
-    this.before = new Map(); // what each node had counted when it was last looked at
+    if (this.counted) return;
+    this.counted = new Map(); // what each node had counted when it was last looked at
     this.verdict = this.querySelector(".verdict");
     this.spoken = this.querySelector("[data-spoken]");
     this.segments = [...this.querySelectorAll(".segments use")];
@@ -126,8 +126,8 @@ class ClusterView extends HTMLElement {
 
   /** Rates between two looks, by the node's own clock. */
   load(node) {
-    const before = this.before.get(node.node_id);
-    this.before.set(node.node_id, node);
+    const before = this.counted.get(node.node_id);
+    this.counted.set(node.node_id, node);
     const seconds = before ? node.up_s - before.up_s : 0;
     if (seconds <= 0) return t("cluster_measuring");
     return t("cluster_load_of", {
