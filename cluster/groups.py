@@ -38,10 +38,13 @@ from storage.entries import Entry, HardState, Record, Truncation
 
 TICK_MS: Final = 50  # what the shells make a tick
 ELECTION_TICKS: Final = 16  # 0.8 to 1.6 s without a leader: the pauses of a busy machine are shorter
+HEARTBEAT_TICKS: Final = 2  # of a group that is not quiet: what else is sent in that time stands for one
 BEAT_TICKS: Final = 2  # between two heartbeats of the node
 SILENT_TICKS: Final = ELECTION_TICKS  # after which a node that was not heard frees the quiet groups it led
 ANNOUNCED_MAX: Final = 8  # groups that commit together; with more, the frames that follow tell soon enough
-SETTINGS: Final = RaftSettings(election_ticks=ELECTION_TICKS, window_bytes=64 << 10)
+SETTINGS: Final = RaftSettings(
+    election_ticks=ELECTION_TICKS, heartbeat_ticks=HEARTBEAT_TICKS, window_bytes=64 << 10
+)
 
 Ticket = Any
 
@@ -225,7 +228,8 @@ class Groups:
         self._ticks += 1
         for number, raft in self._awake.items():
             raft.tick()
-            self._touched[number] = raft
+            if raft.quiet or raft.stirred:
+                self._touched[number] = raft
         if self._ticks % BEAT_TICKS == 0 and self._heard:
             self._beats = True
             for node, at in self._heard.items():

@@ -175,12 +175,16 @@ class Raft(Elections):
 
     @property
     def stirred(self) -> bool:
-        """After a sync: is there more to do than before it?"""
+        """After a sync or a tick, of which most change nothing but a mark: does `ready` have something?"""
         group, leadership = self.group, self.leadership
-        return (
-            group.log.handed < group.commit
-            or bool(group.messages or group.after_sync)
+        return bool(
+            group.messages
+            or group.after_sync
+            or (group.log.handed < group.commit and not self._installing)
             or (leadership is not None and leadership.fresh)
+            or group.hard_unwritten
+            or group.log.written < group.log.last
+            or self._stands_otherwise()
         )
 
     def applied(self, index: int) -> None:
