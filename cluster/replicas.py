@@ -315,7 +315,8 @@ class Replicas:
         standing = self._standings[partition]
         if standing.role is not Role.LEADER:
             raise NotLeader(partition, standing.leader)
-        if not self._peers and self.leads(partition):
+        alone = not self._peers and self.configuration(partition).voters == (self.me,)
+        if alone and self.leads(partition):
             return self.applied_index(partition)  # nobody else could have been elected
 
         def ask(groups: Groups, question: Question) -> Any:

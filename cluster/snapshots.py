@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import trio
 
-from cluster.installing import install_pieces
+from cluster.installing import install_pieces, unfinished_installs
 from cluster.peers.errors import PeerRefused, PeerSilent
 from cluster.peers.messages import FetchSnapshot, Index, OfferSnapshot, Request, Response
 from cluster.raft_messages import Configuration, Install
@@ -150,8 +150,10 @@ class Snapshots:
             self._giving += 1
             deadline = trio.current_time() + STREAM_S_MAX
             read = self._shards[partition & (len(self._shards) - 1)].read()
+            pieces = state_pieces(read, partition, self._founder)
             try:
-                pieces = state_pieces(read, partition, self._founder)
+                if partition in unfinished_installs(read):  # offered as its leader, who is another by now
+                    raise PeerRefused(BUSY, f"partition {partition} is being replaced by another state here")
                 while (piece := await trio.to_thread.run_sync(next, pieces, None)) is not None:
                     if trio.current_time() > deadline:
                         detail = f"the state of partition {partition} was not taken within {STREAM_S_MAX:g} s"

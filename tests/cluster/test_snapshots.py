@@ -7,11 +7,13 @@ import pytest
 import trio
 
 from cluster import snapshots, state_stream
+from cluster.installing import install_pieces
 from cluster.keys import HEADS_PARTITION, META_PARTITION, HeadKey
 from cluster.peers.errors import PeerRefused, PeerUnreachable
 from cluster.peers.messages import FetchSnapshot
 from cluster.raft_messages import Configuration, Install
 from cluster.snapshots import Snapshots
+from cluster.spool import Spooled
 from storage.shard import Shard
 from tests.cluster.peers.cluster import A, B, C, pair
 from tests.cluster.states import PARTITION, contents, fill, some_notes
@@ -172,6 +174,25 @@ async def test_a_state_that_is_bent_on_the_way_is_refused(tmp_path, monkeypatch)
         monkeypatch.setattr(snapshots, "state_pieces", state_pieces)
         assert b.spools() == [] and b.installs == []
         assert await a.snapshots.send(B, PARTITION, 1) == 7
+
+
+async def test_rows_of_two_states_are_given_to_nobody(tmp_path):
+    """A node offered its state as the leader; before it is pulled, another leader replaces it, piece by
+    piece, and the head is still the old one."""
+    async with nodes(tmp_path) as (a, b):
+        a.fill(PARTITION, some_notes(20_000, 1), index=90, term=4)
+        b.fill(PARTITION, some_notes(20_000, 2), index=20, term=2)
+        spool = a.folder / "spool"
+        a.folder.mkdir(exist_ok=True)
+        with b.shards[PARTITION & 1].reading() as rows:
+            spool.write_bytes(b"".join(state_stream.state_pieces(rows, PARTITION, Configuration((B,)))))
+        pieces = install_pieces(a.shards[PARTITION & 1].begin, Spooled.open(spool, PARTITION))
+        next(pieces)
+        with pytest.raises(PeerRefused, match="replaced"):
+            await a.snapshots.send(B, PARTITION, 1)
+        for _ in pieces:
+            pass
+        assert await a.snapshots.send(B, PARTITION, 1) == 20
 
 
 async def test_a_stream_that_takes_too_long_is_ended(tmp_path, monkeypatch):

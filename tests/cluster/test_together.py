@@ -124,3 +124,15 @@ async def test_a_read_index_covers_what_was_answered_before(tmp_path):
             total = await world.do(5, "add", 1)
             await other.reached(5, await leader.read_index(5))
             assert balances(other)[5] == total == amount
+
+
+async def test_a_cut_off_leader_that_knows_of_no_peers_confirms_no_read(tmp_path):
+    """Whether others could have been elected is for the members of the group to say: those of the cluster
+    are other rows, which may have come or gone before."""
+    async with together(tmp_path) as world:
+        leader = await world.leader(4)
+        number = leader.me[0] - 1
+        world.cut = {(number, other) for other in range(3)} | {(other, number) for other in range(3)}
+        leader.set_peers(())
+        with pytest.raises(NotLeader):
+            await leader.read_index(4)
