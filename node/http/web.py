@@ -149,7 +149,9 @@ class Web:
                 heading, detail = t("rate_limited"), ""
             case _:
                 heading, detail = t("problem"), t("problem_more")
-        response = self.page("problem.html", problem.status, heading=heading, detail=detail, back="/")
+        # Where the trouble is ours, reading who asks might only meet it again.
+        me = self.me() if problem.status < 500 and g.get("signed") else None
+        response = self.page("problem.html", problem.status, me=me, heading=heading, detail=detail, back="/")
         for name, value in problem.headers.items():
             response.headers[name] = value
         return response

@@ -168,6 +168,21 @@ def test_words_of_people_are_shown_as_text(visit, people, url):
         assert page.title() != "taken over"
 
 
+def test_an_unfinished_post_is_shown_to_its_author_and_shows_itself(visit, people, url):
+    ada = people("ada")
+    data = photographs()[0]
+    body = {"content_type": "image/jpeg", "size": len(data), "caption": "To come", "alt": "Hills"}
+    promise = ada.call("POST", "/v1/posts", json=body)
+    with visit() as browser:
+        page = browser.sign_in(ada)
+        page.goto(f"{url}/@{ada.name}")
+        page.locator(".tile").click()
+        expect(page.get_by_text("Waiting for its photograph")).to_be_visible()
+        ada.call("PUT", promise["upload_url"], content=data)
+        expect(page.get_by_role("img", name="Hills")).to_be_visible(timeout=20_000)
+        expect(page.get_by_text("Waiting for its photograph")).to_have_count(0)
+
+
 def test_likes_by_tap_and_button_and_what_is_refused_goes_back(visit, people, url):
     ada, bob = people("ada"), people("bob")
     post, gone = ada.post(), ada.post(photographs()[1])

@@ -83,6 +83,21 @@ async def test_a_private_account_shows_strangers_only_that_it_is_there(node):
         assert post["id"] in (await follower.get("/@ada")).text
 
 
+async def test_an_unfinished_post_has_a_page_for_its_author_alone(node):
+    ada = await node.sign_up("ada")
+    body = {"content_type": "image/jpeg", "size": 10, "caption": "to come"}
+    post = (await ada.call("POST", "/v1/posts", json=body))["post_id"]
+    async with Visitor(node) as author, Visitor(node) as stranger:
+        await author.sign_in("ada")
+        page = (await author.get(f"/p/{post}")).text
+        assert "Waiting for its photograph" in page and not graph(page)
+        assert post in (await author.get("/@ada")).text
+        await stranger.get(f"/p/{post}", 404)
+        assert post not in (await stranger.get("/@ada")).text
+        # Who is signed in stays so on a page that says there is nothing.
+        assert 'href="/settings"' in (await author.get("/@nobody", 404)).text
+
+
 async def test_who_is_blocked_finds_nothing(node):
     ada, bob = await node.sign_up("ada"), await node.sign_up("bob")
     post = await ada.post_photo()

@@ -1,11 +1,14 @@
 // <photo-post>: what can be done with a post that the server or post_view.js has drawn.
 
 import { announce } from "./announce.js";
+import { call } from "./api.js";
 import { component, h, icon, me } from "./dom.js";
 import { like, waiting } from "./likes.js";
 import { tellTimes } from "./times.js";
 import { t } from "./words.js";
 
+const LOOK_MS = 1500; // at a post that is being processed
+const LOOKS_MAX = 80; // two minutes; then its reader reloads
 const DOUBLE_TAP_MS = 320;
 const TAP_MOVE_PX = 24;
 
@@ -22,6 +25,19 @@ class PhotoPost extends HTMLElement {
     if (later !== undefined && later !== this.liked) this.show(later, this.likes + (later ? 1 : -1));
     addEventListener("heliograph-likes", this);
     tellTimes(this);
+    if (this.querySelector(".state:is(.pending, .processing)")) this.awaitPhoto();
+  }
+
+  /** One's own post that is not out yet: its page is shown anew when it is. */
+  async awaitPhoto() {
+    for (let looks = 0; looks < LOOKS_MAX && this.isConnected; looks += 1) {
+      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+      const post = await call("GET", `/v1/posts/${this.dataset.post}`).catch(() => null);
+      if (post && ["complete", "failed"].includes(post.upload_status)) {
+        location.reload();
+        return;
+      }
+    }
   }
 
   disconnectedCallback() {
