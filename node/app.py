@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from cluster.fetching import Fetching
-from cluster.keys import META_PARTITION
+from cluster.keys import HEADS, HEADS_PARTITION, META_PARTITION
 from cluster.meta import MetaMachine
 from cluster.meta_rows import PublicKey, public_keys
 from cluster.partition import StateMachine
@@ -59,7 +59,7 @@ from node.settings import Settings
 from node.social.application import social_machine
 from storage.blobs import DIGEST_BYTES, Blobs
 from storage.directory import DataDirectory, write_durably
-from storage.journal import Journal
+from storage.journal import Journal, JournalDamaged
 from storage.shard import Shard, want_shards
 
 log = get_logger("node")
@@ -211,6 +211,8 @@ def _recovered(
     ]
     for partition in finish_installs(shards, directory.staging / FOLDER):
         log.info("snapshot installed", partition=partition)
+    if joining.is_pledged(directory):
+        _want_journal(directory.journal, shards)
     writer = WriterSettings(settings.storage.commit_delay_ms / 1000, settings.storage.commit_rows)
     journal = opened.enter_context(
         closing(Journal.open(directory.journal, segment_bytes=settings.storage.segment_bytes))
@@ -227,6 +229,20 @@ def _recovered(
     entries = replicas.recover()
     log.info("recovered", entries=entries, boot=directory.boots)
     return replicas, shards
+
+
+def _want_journal(path: Path, shards: list[Shard]) -> None:
+    """Raise JournalDamaged if there is none though a shard has state: this member would go on without its
+    votes, and could give another in the same term (law 5). What is restored from a backup is no member."""
+    if any(path.glob("*.log")):
+        return
+    for shard in shards:
+        with shard.reading() as rows:
+            if next(HEADS.scan(rows, HEADS_PARTITION), None) is not None:
+                raise JournalDamaged(
+                    f"{path} holds no journal, but there is state: what this node has voted and acknowledged "
+                    "is lost. Revoke it, and let it join anew with an empty directory"
+                )
 
 
 def _make_parts(
