@@ -62,7 +62,8 @@ CORES = (
     "node/feeds/*.py",
     *(f"node/web/{name}.py" for name in ("cluster_view", "ring")),
 )
-EDGE_CORES = ("node/http/limits.py", "node/http/cursors.py")  # pure, but raise problems of the edge
+# Pure, but raise problems of the edge, or know the recipes of variants, which name files.
+EDGE_CORES = ("node/http/limits.py", "node/http/cursors.py", "node/web/pictures.py")
 SHELL_ONLY = {  # modules that bring in time, chance, threads, files or the network
     *("trio", "asyncio", "outcome", "threading", "queue", "concurrent", "multiprocessing", "subprocess"),
     *("time", "random", "secrets", "uuid", "socket", "ssl", "select", "selectors", "signal", "http"),
