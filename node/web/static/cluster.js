@@ -57,7 +57,7 @@ class ClusterView extends HTMLElement {
   async begin() {
     if (this.looking) return;
     this.looking = true;
-    while (!document.hidden && !this.ended) {
+    while (!document.hidden) {
       await this.look();
       await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
     }
@@ -68,16 +68,9 @@ class ClusterView extends HTMLElement {
     try {
       this.show(await call("GET", OVERVIEW));
     } catch (error) {
-      if (error.code === "session_too_old") this.endSession();
-      else this.tell("lost", t("cluster_lost"), "lost");
+      if (error.status !== 403) this.tell("lost", t("cluster_lost"), "lost");
+      else location.reload(); // an admin no more, or not for so long a session: the server says which
     }
-  }
-
-  endSession() {
-    this.ended = true;
-    this.tell("lost", t("cluster_old_session"), "old");
-    const again = `/sign-in?next=${encodeURIComponent(location.pathname)}`;
-    this.verdict.lastElementChild.append(h("a", { class: "button quiet", href: again }, t("sign_in")));
   }
 
   // --- showing -------------------------------------------------------------------------------------------
