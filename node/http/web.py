@@ -13,8 +13,9 @@ import msgspec
 from quart import Response, g, request
 
 from cluster.commands import Refused
+from cluster.placement import NotEnoughCopies
 from cluster.replicas import Overloaded, Stopped
-from cluster.router import StorageFull
+from cluster.router import StorageFull, Unavailable
 from node.http.admission import head, problem_of, tell_stale, viewer
 from node.http.application import Application
 from node.http.cookies import WEB, Cookies
@@ -177,7 +178,7 @@ class Web:
 
         register = routes.blueprint.register_error_handler
         register(Problem, of_problem)
-        for kind in (Refused, Overloaded, Stopped, StorageFull, TooLarge, Busy):
+        for kind in (Refused, Overloaded, NotEnoughCopies, Stopped, StorageFull, TooLarge, Busy, Unavailable):
             register(kind, of_below)
         register(Exception, of_bug)
 

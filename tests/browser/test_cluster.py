@@ -139,6 +139,14 @@ def test_without_a_majority_it_says_that_writes_are_stopped(visit, nodes):
         )
         expect(segments_of(page, "hue-none")).to_have_count(256)
         expect(row).to_contain_text("none")
+        door = browser.page()
+        door.goto(f"{browser.url}/sign-in")
+        door.fill("#username", ADMIN.name)
+        door.fill("#password", ADMIN.password)
+        with door.expect_response("**/sign-in") as answer:
+            door.click("main form button")
+        assert answer.value.status == 503
+        expect(door.get_by_text("The node could not answer")).to_be_visible()
         for node in others:
             node.start()
         expect(page.locator(".sentence")).to_have_text(ALL, timeout=SEEN_MS)
