@@ -11,7 +11,7 @@ import msgspec
 from cluster import mailbox, state_stream
 from cluster.commands import Trim, encode
 from cluster.groups import Groups
-from cluster.keys import TAKEN, TakenKey
+from cluster.keys import TakenKey
 from cluster.partition import Partition
 from cluster.raft_effects import Lost
 from cluster.raft_log import Log
@@ -132,16 +132,6 @@ class AcknowledgesBeforeFsync(Node):
             self.world.kill(self)
 
 
-@planted("node", "LogGap", "journal", *CORE)
-class ReleasesWhatIsNotInTheShardYet(Node):
-    def _release(self, *, keep):
-        def passed(number):
-            return self.groups.applied_index(number)
-
-        for number, index in self.disk.journal.release(passed, self.groups.hard_states(), keep=0).items():
-            self.groups.compacted(number, index)
-
-
 # --- the state machine -------------------------------------------------------------------------------------
 class _Clocked:
     def __init__(self, node, machine):
@@ -187,21 +177,6 @@ class _Forgetful:
 class DropsAnInboxCursor(Partition):
     def _deliver(self, rows, index, command):
         take, mailbox.take = mailbox.take, lambda rows, *rest: take(_Forgetful(rows), *rest)
-        try:
-            return super()._deliver(rows, index, command)
-        finally:
-            mailbox.take = take
-
-
-@planted("partition", "exactly once", "equal results", "liveness", *CORE, options=CROWDED)
-class TakesMessagesAgain(Partition):
-    def _deliver(self, rows, index, command):
-        def always(rows, destination, delivery, cursors):
-            cursors[delivery.source] = delivery.sequence
-            TAKEN.put(rows, TakenKey(destination, delivery.source), mailbox.Taken(delivery.sequence))
-            return True
-
-        take, mailbox.take = mailbox.take, always
         try:
             return super()._deliver(rows, index, command)
         finally:
