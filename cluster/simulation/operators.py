@@ -66,6 +66,9 @@ class Operators:
         ):  # its start is not registered yet
             self.kernel.after(100 * MS, self.found, self.world.nodes[0])
             return
+        factor = self.world.options.factor
+        if factor != meta_rows.REPLICATION_FACTOR_DEFAULT:
+            self.decide(meta.SetSetting(meta_rows.REPLICATION_FACTOR, str(factor)), lambda _: None)
         for node in self.world.joining:
             self.kernel.after(self.kernel.between(0, 1_500) * MS, self.admit, node)
 

@@ -9,6 +9,7 @@ from cluster.commands import Declined, Digest
 from cluster.keys import HEADS, HEADS_PARTITION, META_PARTITION, HeadKey
 from cluster.layout import Layout, layout_of
 from cluster.meta import MetaMachine
+from cluster.meta_rows import REPLICATION_FACTOR_DEFAULT
 from cluster.partition import StateMachine
 from cluster.raft_messages import Configuration
 from cluster.simulation.build import PRODUCTION, Build
@@ -16,7 +17,7 @@ from cluster.simulation.checks import Checks
 from cluster.simulation.disk import SHARDS, Disk
 from cluster.simulation.ending import Ending
 from cluster.simulation.faults import Faults
-from cluster.simulation.history import History, Violation
+from cluster.simulation.history import History
 from cluster.simulation.kernel import MS, SECOND, Kernel, Trace
 from cluster.simulation.network import FAIR, Network
 from cluster.simulation.node import Node
@@ -32,6 +33,7 @@ class Options(msgspec.Struct, frozen=True):
     nodes: int = 5  # 0, where there are many histories: by the seed
     seconds: int = 60  # of faults and traffic; healing comes after
     settle_seconds: int = 60  # at most, after all has healed, until everything is at rest
+    factor: int = REPLICATION_FACTOR_DEFAULT  # voters of each partition: the cluster's setting
     partitions: int = 16
     clients: int = 6
     pause_ms: int = 800  # of a client between two steps, on average
@@ -145,9 +147,6 @@ class World:
         if sender.is_copy:
             self.history.copies_refused += 1
             sender.after(self.kernel.between(1, 20) * MS, sender.expel, why.code)
-
-    def copy_admitted(self, node: Node, sender: Node) -> None:
-        raise Violation("law 5", f"{node} listens to {sender}, a copy of another's disk")
 
     def _digest(self) -> None:
         """Logged, so that all replicas take it at the same index."""

@@ -81,3 +81,11 @@ SEEDS = {
 def test_seeds_that_found_something(seed):
     result = run_one(SocialApplication, Options(nodes=0), PRODUCTION, seed)
     assert not result.detail, f"{SEEDS[seed]}: {result.detail}"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_groups_of_five_voters(seed):
+    """Among three, no entry that one has truncated can be committed yet; among five it can."""
+    options = Options(nodes=5, factor=5, partitions=4, clients=10, pause_ms=150, seconds=25)
+    result = run_one(SocialApplication, options, PRODUCTION, seed)
+    assert not result.detail, result.detail
