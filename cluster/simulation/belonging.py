@@ -89,8 +89,6 @@ class Belonging:
             self._admitted[sender.id] = known
             if refused is not None:
                 self._node.world.refused(self._node, sender, refused)
-            elif sender.is_copy:
-                self._node.world.copy_admitted(self._node, sender)
         return known[2]
 
     def heard(self, sender: bytes, frame: bytes) -> None:

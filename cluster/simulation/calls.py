@@ -60,6 +60,7 @@ class Calls:
         if not peer.alive or not peer.service.belonging.admits(self._node):
             self._answer_lost(life, number)
             return
+        peer.world.checks.heard(peer, self._node)
         peer_life = peer.life
 
         def answer(ok: bool, value: Any) -> None:

@@ -175,6 +175,12 @@ class Checks:
                 raise Violation("journal", f"{node} forgot term {kept.vote[0]} of group {partition}")
         self._kept[node.number] = found
 
+    # --- who is listened to --------------------------------------------------------------------------------
+    def heard(self, node: "Node", sender: "Node") -> None:
+        """Copies come up when all nodes know that the original has started since."""
+        if sender.is_copy:
+            raise Violation("law 5", f"{node} listens to {sender}, a copy of another's disk")
+
     # --- what clients are told -----------------------------------------------------------------------------
     def answered(self, partition: int, index: int) -> None:
         """A client hears of what an entry did: a majority of voters has it on disk."""

@@ -203,6 +203,7 @@ class Node:
     def frame(self, sender: "Node", life: int, data: bytes) -> None:
         if not self.alive or sender.life != life or not self.service.belonging.admits(sender):
             return
+        self.world.checks.heard(self, sender)
         if self.kernel.now < self.stalled_until:  # it waits in the socket
             self.kernel.after(self.wakes_in(), self.frame, sender, life, data)
             return
