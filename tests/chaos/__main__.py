@@ -8,6 +8,7 @@ answered.
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -131,8 +132,14 @@ def main():
     if arguments.seed is None:
         arguments.seed = time.time_ns() % 10**6
     print(f"  seed {arguments.seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="heliograph-chaos-") as folder:
-        sys.exit(trio.run(run, arguments, Path(folder)))
+    folder = Path(tempfile.mkdtemp(prefix="heliograph-chaos-"))
+    try:
+        code = trio.run(run, arguments, folder)
+    except BaseException:
+        print(f"  what is left of the nodes, and their logs: {folder}")
+        raise
+    shutil.rmtree(folder)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

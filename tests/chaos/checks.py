@@ -119,7 +119,7 @@ async def _feed(crowd, person, node):
         if not missing:
             break
         if trio.current_time() > deadline:
-            told = [(await person.ask("GET", f"/v1/posts/{post}", node=node)).text[:900] for post in missing]
+            told = [await _as_its_author_sees_it(crowd, post, node) for post in missing]
             raise Wrong(f"node {node.number}: the feed of {person.name} lacks {len(missing)}: {told}")
         await trio.sleep(0.3)
     order = [post["published_at"] for post in feed]
@@ -127,6 +127,15 @@ async def _feed(crowd, person, node):
         raise Wrong(f"node {node.number}: the feed of {person.name} is out of order")
     if strange := [post["id"] for post in feed if post["user"]["id"] not in authors]:
         raise Wrong(f"node {node.number}: {person.name} follows no author of {strange[:5]}")
+
+
+async def _as_its_author_sees_it(crowd, post, node):
+    """Its status and what failed: nobody else is told."""
+    author = next(author for made, author in crowd.book.posts.values() if made == post)
+    person = next(one for one in crowd.people if one.id == author)
+    answer = await person.ask("GET", f"/v1/posts/{post}", node=node)
+    seen = answer.json()
+    return {name: seen.get(name) for name in ("id", "upload_status", "failure", "created_at", "detail")}
 
 
 async def _post(crowd, post, node):
