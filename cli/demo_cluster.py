@@ -119,6 +119,9 @@ class Cluster:
     kill -9 {last.process.pid}
     {called()} cluster status --data {first.data} --watch
 
+  Or watch it in the browser, signed in as an admin, at {first.url}/admin/cluster:
+    {called()} account role ada --role admin --data {first.data}
+
   Start it again, and see it catch up:
     {last.start}
 """
