@@ -3,7 +3,8 @@
 It applies inside an open transaction. Answers leave before the commit only under load, when many wait: the
 journal has the command already, so nothing is lost, and a reader that must see the write waits for the commit
 (`Replicas.visible`). When nothing waits the commit comes first, so whoever was answered sees the write in the
-next read of any kind. A snapshot is installed in pieces, with other partitions' entries in between.
+next read of any kind. What another leads nobody awaits here, unless they say so, and its commit
+waits a little for more. A snapshot is installed in pieces, with other partitions' entries in between.
 """
 
 import time
@@ -199,7 +200,8 @@ class ShardWriter:
             self.apply(run, applied)
         self._bytes_applied += _size(batch)
         self.report({run.partition: run.first + len(run.entries) - 1 for run in batch})
-        if then is not None or entries < ANSWER_FIRST_FROM:
+        awaited = bool(applied or self._terms)
+        if then is not None or (awaited and entries < ANSWER_FIRST_FROM):
             self._commit(applied)
         else:
             self._hand_out(applied, committed=False)
