@@ -121,7 +121,7 @@ class Running:
             await trio.sleep(0)
         return parts.feeds.statistics().cache.entries
 
-    async def post(self, under_way: int, seconds: float) -> dict[str, Any]:
+    async def post(self, under_way: int, posts: int) -> dict[str, Any]:
         """Posts by those whose partitions are led here, until their messages are taken too."""
         replicas = self._parts.replicas
         authors = [one for one in self._manifest.members if replicas.leads(partition_of(one.user))]
@@ -129,11 +129,11 @@ class Running:
         lags: list[float] = []
         failed = 0
         pushes = self._pushes()
-        ends = trio.current_time() + seconds
+        left = iter(range(posts if authors else 0))
 
         async def work() -> None:
             nonlocal failed
-            while trio.current_time() < ends:
+            for _ in left:
                 began = time.perf_counter()
                 try:
                     await self._post(authors[self._turn % len(authors)])
@@ -146,7 +146,7 @@ class Running:
         async with trio.open_nursery() as watching:
             watching.start_soon(watch_the_loop, lags)
             async with trio.open_nursery() as nursery:
-                for _ in range(under_way if authors else 0):
+                for _ in range(under_way):
                     nursery.start_soon(work)
             await replicas.at_rest()
             watching.cancel_scope.cancel()

@@ -15,7 +15,10 @@ from bench.ordered import Process, ask_all
 
 WELL_S: Final = 120.0  # for all replicas to be level again, and all leaders in their places
 LOOK_S: Final = 0.1
-CACHE: Final = f"feed.cache_bytes={1 << 30}"  # all readers' feeds are kept
+FLAGS: Final = (
+    f"feed.cache_bytes={1 << 30}",  # all readers' feeds are kept
+    f"storage.segment_bytes={4 << 20}",  # small, so that states must travel, not logs
+)
 
 
 class Joined:
@@ -33,7 +36,7 @@ class Joined:
         self.serves()
 
     def begin(self, token: str = "") -> None:
-        told = Node(str(self.data), str(self._manifest), token, (CACHE,))
+        told = Node(str(self.data), str(self._manifest), token, FLAGS)
         self.process = Process("bench.cluster_node", told)
 
     def serves(self) -> None:

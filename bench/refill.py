@@ -64,7 +64,9 @@ def _looks(cluster: Cluster, target: dict[str, Any]) -> list[tuple[float, dict[s
 
 def _rate(seen: list[tuple[float, int]]) -> float:
     """MB/s between the look before the first byte and that with the last."""
-    first = next(number for number, (_, size) in enumerate(seen) if size > 0)
+    first = next((number for number, (_, size) in enumerate(seen) if size > 0), None)
+    if first is None:
+        return 0.0
     last = next(number for number, (_, size) in enumerate(seen) if size == seen[-1][1])
     began = seen[max(0, first - 1)]
     return (seen[last][1] - began[1]) / max(1e-3, seen[last][0] - began[0]) / 1e6

@@ -4,6 +4,7 @@ people on top. Its partitions keep bare rows.
 Orders come as JSON, a line each, and each is answered by a line. It ends with its input.
 """
 
+import gc
 import os
 import sys
 import time
@@ -24,6 +25,7 @@ from cluster.peers.links import Links, introduction
 from cluster.raft_effects import AddLearner, ChangeRefused, Lost, NotLeader, Promote
 from cluster.replicas import Overloaded, Replicas, now_ms
 from cluster.router import Router
+from node.app import GC_THRESHOLDS, SWITCH_INTERVAL_S
 from storage.journal import Journal
 from storage.keys import U16, U64, Key
 from storage.records import Codec
@@ -35,7 +37,6 @@ ROWS: Final = 3
 ROW_BYTES: Final = 48
 SLOTS: Final = 20_000  # of each partition: rows are written again and again
 BODY_BYTES: Final = 130  # 200 with what every command carries
-SWITCH_INTERVAL_S: Final = 0.001  # as a node has it
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -191,4 +192,5 @@ async def _run(told: Node) -> None:
 if __name__ == "__main__":
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(*GC_THRESHOLDS)
     trio.run(_run, msgspec.json.decode(sys.argv[1], type=Node))

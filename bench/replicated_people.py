@@ -19,10 +19,10 @@ from bench.questions import Run
 
 NODES: Final = 3
 UNDER_WAY: Final = 256
-# Few people, since each is followed by 50 and has nine blobs; their posts become many.
-PEOPLE: Final = Scale(400, posts_each=300, likes_each=10, comments_each=10, eager=0)
-QUICK: Final = Scale(200, posts_each=100, likes_each=5, comments_each=5, eager=0)
-WARM_S: Final = 1.0
+# Few people, since each has nine blobs that every node fetches; each one's medium may be in 100 posts.
+PEOPLE: Final = Scale(600, likes_each=10, comments_each=10, eager=0)
+QUICK: Final = Scale(300, likes_each=5, comments_each=5, eager=0)
+WARM_POSTS: Final = 2000
 
 
 class Posted(msgspec.Struct, frozen=True):
@@ -43,13 +43,13 @@ def rows_of(run: Run, folder: Path) -> list[Row]:
     folder.mkdir(parents=True)
     manifest = trio.run(bench_data.make, folder / "data", QUICK if run.quick else PEOPLE)
     (folder / "manifest").write_bytes(msgspec.msgpack.encode(manifest))
-    seconds, rounds = (2.0, 3) if run.quick else (5.0, 5)
+    posts, rounds = (5000, 3) if run.quick else (10_000, 4)
     idle_s, kills, blobs = (4.0, 3, 24) if run.quick else (10.0, 9, 96)
-    alone, alone_idle = _alone(folder, seconds, rounds, idle_s)
+    alone, alone_idle = _alone(folder, posts, rounds, idle_s)
     with joined(folder, folder / "data", folder / "manifest", NODES) as cluster:
         words = tokens(folder / "data", manifest.members)
         idle = idleness(cluster.nodes, idle_s)
-        settled = posted(cluster.nodes, cluster, seconds, rounds)
+        settled = posted(cluster.nodes, cluster, posts, rounds)
         cluster.well()
         return [
             *_posting(run.question, manifest, settled, alone),
@@ -59,7 +59,7 @@ def rows_of(run: Run, folder: Path) -> list[Row]:
         ]
 
 
-def _alone(folder: Path, seconds: float, rounds: int, idle_s: float) -> tuple[Posted, Idle]:
+def _alone(folder: Path, posts: int, rounds: int, idle_s: float) -> tuple[Posted, Idle]:
     """The same on a copy of the data and one node."""
     copy = folder / "alone"
     shutil.copytree(folder / "data", copy)
@@ -67,7 +67,7 @@ def _alone(folder: Path, seconds: float, rounds: int, idle_s: float) -> tuple[Po
     node.start()
     try:
         idle = idleness([node], idle_s)
-        return posted([node], None, seconds, rounds), idle
+        return posted([node], None, posts, rounds), idle
     finally:
         node.process.end()
         shutil.rmtree(copy)
@@ -83,20 +83,20 @@ def idleness(nodes: list[Joined], seconds: float) -> Idle:
     return Idle(max(shares), max(resident_bytes(node.pid, node.data) for node in nodes))
 
 
-def posted(nodes: list[Joined], cluster: Cluster | None, seconds: float, rounds: int) -> Posted:
+def posted(nodes: list[Joined], cluster: Cluster | None, posts: int, rounds: int) -> Posted:
     """The median of several rounds, after all readers' feeds are cached."""
     ask_all([node.process for node in nodes], "warm")
-    _round(nodes, cluster, WARM_S)
-    found = sorted((_round(nodes, cluster, seconds) for _ in range(rounds)), key=lambda one: one.rate)
+    _round(nodes, cluster, WARM_POSTS)
+    found = sorted((_round(nodes, cluster, posts) for _ in range(rounds)), key=lambda one: one.rate)
     return found[len(found) // 2]
 
 
-def _round(nodes: list[Joined], cluster: Cluster | None, seconds: float) -> Posted:
+def _round(nodes: list[Joined], cluster: Cluster | None, posts: int) -> Posted:
     shares = [UNDER_WAY // len(nodes) + (n < UNDER_WAY % len(nodes)) for n in range(len(nodes))]
     pids = [node.pid for node in nodes]
     used, began = cpu_seconds(pids), time.monotonic()
     for node, share in zip(nodes, shares, strict=True):
-        node.process.order("post", under_way=share, seconds=seconds)
+        node.process.order("post", under_way=share, posts=posts // len(nodes))
     told: list[dict[str, Any]] = [node.process.answer() for node in nodes]
     if cluster is not None:
         cluster.level()
