@@ -16,7 +16,8 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from cluster import commands, mailbox
+from cluster import commands
+from cluster.charges import Charges
 from cluster.commands import FEATURE_LEVEL, Command
 from cluster.courier import Mark
 from cluster.cuts import Cuts
@@ -26,7 +27,7 @@ from cluster.errands import Undelivered as Undelivered  # raised by what carries
 from cluster.errands import now_ms as now_ms  # the name by which the rest knows the proposer's clock
 from cluster.groups import Groups, Led
 from cluster.journal_writer import LATER, JournalWriter, News, Proposal, Question
-from cluster.keys import GROUPS, HEADS, HEADS_PARTITION, GroupKey, Head, HeadKey
+from cluster.keys import GROUPS, HEADS_PARTITION, GroupKey, Head
 from cluster.partition import Applied, StateMachine
 from cluster.raft_effects import Change, Lost, NeedSnapshot, NotLeader, RaftStatistics, Standing
 from cluster.raft_messages import Configuration, Install
@@ -125,9 +126,6 @@ class Replicas:
         self._journal_writer: JournalWriter
         self._token: trio.lowlevel.TrioToken | None = None
         self._standings = {number: Standing(Role.FOLLOWER, 0, None) for number in self.partitions}
-        self._to_charge: dict[int, Led] = {}  # led, but not yet in charge
-        self._led_alone: set[int] = set()  # groups that this node alone decides, at the start
-        self._started = trio.Event()  # it is in charge of those
         self._watches = Watches(
             {number: p.head.term for w in self._writers for number, p in w.partitions.items()},
             lambda partition: self._writers[partition & mask].watched,
@@ -135,6 +133,7 @@ class Replicas:
         self._peers: frozenset[bytes] = frozenset()
         self._under_way = 0
         self._sight = Sight(self._writers, self.snapshot, self._waiting)
+        self._charges = Charges(self._shards, self._writers, self._sight, self.duties, self._stood)
         self._rest: list[trio.Event] = []
         self._cuts = Cuts(self._writers, self._waiting)
         self._listeners: list[Callable[[list[Published]], None]] = []
@@ -388,10 +387,11 @@ class Replicas:
             now_ms,
             lambda number, install, spool: self.pieces(number, install, spool),
         )
-        self._led_alone = {
+        alone = {
             number for number in self.partitions if self._groups.configuration(number).voters == (self.me,)
         }
-        for number in self._led_alone:  # what is proposed before it runs waits in the queue
+        self._charges.expect(alone)
+        for number in alone:  # what is proposed before it runs waits in the queue
             self._standings[number] = Standing(Role.LEADER, 0, self.me)
         return sum(len(start.recent) for start in begun.values())
 
@@ -417,8 +417,7 @@ class Replicas:
                     async with trio.open_nursery() as tasks:
                         tasks.start_soon(self.errands.run)
                         tasks.start_soon(self._tend)
-                        if self._led_alone:
-                            await self._started.wait()
+                        await self._charges.of_all_expected()
                         task_status.started()
                         await trio.sleep_forever()
                 finally:
@@ -464,45 +463,13 @@ class Replicas:
             self._wake_resting()
 
     def _stand(self, led: Led) -> None:
-        partition, standing, begins = led
-        self._standings[partition] = standing
-        if standing.role is not Role.LEADER:
-            self._to_charge.pop(partition, None)
-            self.duties.give_up(partition)
-        elif not (self.leads(partition) and begins == 0):
-            self._to_charge[partition] = led
-            number = partition & self._mask
-            if not self._sight.unread[number]:
-                self._take_charge(number)
+        self._standings[led.partition] = led.standing
+        self._charges.stand(led)
+        self._stood(led.partition, led.standing)
+
+    def _stood(self, partition: int, standing: Standing) -> None:
         for follower in self._followers_of_standings:
             follower(partition, standing)
-
-    def _take_charge(self, shard: int) -> None:
-        """Of the partitions led here whose first own entry is committed to the shard, in which nothing is
-        answered that is not."""
-        committed = self._writers[shard].committed
-        ripe = [
-            led
-            for number, led in self._to_charge.items()
-            if number & self._mask == shard and committed[number] >= led.begins
-        ]
-        if not ripe:
-            return
-        with self._shards[shard].reading() as rows:
-            for led in ripe:
-                del self._to_charge[led.partition]
-                head = HEADS.get(rows, HeadKey(HEADS_PARTITION, led.partition)) or Head()
-                waiting = list(mailbox.waiting(rows, led.partition)) if head.outbox_rows else []
-                self.duties.take_charge(
-                    led.partition, led.standing.term, waiting, has_work=head.work_rows > 0
-                )
-        for led in ripe:
-            for follower in self._followers_of_standings:
-                follower(led.partition, led.standing)
-        if self._led_alone:
-            self._led_alone.difference_update(led.partition for led in ripe)
-            if not self._led_alone:
-                self._started.set()
 
     def _arrived(self, outbound: Outbound) -> None:
         """From a shard's thread."""
@@ -526,13 +493,13 @@ class Replicas:
             self._committed(outbound)
         else:
             self._sight.answered(outbound.shard)
+            self._charges.answered(outbound.shard)
         self.errands.go()
         self._wake_resting()
 
     def _committed(self, outbound: Outbound) -> None:
         self._sight.committed(outbound.shard, outbound.indexes)
-        if self._to_charge:
-            self._take_charge(outbound.shard)
+        self._charges.committed(outbound.shard)
 
     def _was_installed(self, partition: int) -> None:
         self._watches.installed(partition)
