@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from cli.client import AdminClient, Target, admin, data_option, target_options
+from cli.network import is_loopback
 from cli.output import (
     FAILED,
     Failure,
@@ -185,6 +186,10 @@ def partitions(target: Target, as_json: bool, watch: bool) -> None:
     _shown(target, f"{PATH}/partitions", as_json, watch, show)
 
 
+def _nodes(count: int) -> str:
+    return f"{count} node{'s' * (count != 1)}"
+
+
 def _ids(nodes: list[str]) -> str:
     return " ".join(node[:ID_SHOWN] for node in nodes)
 
@@ -204,6 +209,11 @@ def init(target: Target, as_json: bool) -> None:
     print_fields(
         {"cluster": found["cluster_id"], "node": found["node_id"], "peers reach it at": found["address"]}
     )
+    if is_loopback("//" + found["address"]):
+        note(
+            "only nodes on this machine reach it there; for others, start it again with --cluster HOST:PORT "
+            "as they see it"
+        )
     note(f"`{called()} cluster invite` lets another node join")
 
 
@@ -351,7 +361,7 @@ def _started(target: Target, what: str, as_json: bool) -> None:
     else:
         for one in found["unheard"]:
             note(f"{one['node_id'][:ID_SHOWN]} ({one['address']}) was not heard: {one['why']}")
-        note(f"{what} begins on {found['begun']} node{'s' * (found['begun'] != 1)}")
+        note(f"{what} begins on {_nodes(found['begun'])}")
     if found["unheard"]:
         raise SystemExit(FAILED)
 
@@ -375,7 +385,7 @@ def digest(target: Target, as_json: bool) -> None:
         for one in found["unheard"]:
             note(f"partition {one['partition']}: {one['why']}")
         note(
-            f"{found['compared']} partitions compared on {found['replicas']} nodes in "
+            f"{found['compared']} partitions compared on {_nodes(found['replicas'])} in "
             f"{found['seconds']:.1f} s: {len(found['different'])} differ"
         )
     if found["different"] or found["unheard"]:

@@ -57,6 +57,7 @@ class Cluster:
 
     def grow(self, count: int) -> None:
         """Start and join so many nodes. Raises Failure."""
+        self._check_free(count)
         first = self._begin(1)
         with admin(first.target) as client:
             client.post("/v1/admin/cluster/init", dict)
@@ -64,6 +65,17 @@ class Cluster:
                 invited: dict[str, Any] = client.post("/v1/admin/cluster/invitations", dict)
                 self._begin(number, "--join", invited["token"])
             self._wait_until_well()
+
+    def _check_free(self, count: int) -> None:
+        """Another node on one of the ports would answer in the place of ours."""
+        for port in range(self._port, self._port + count) if self._port else ():
+            try:
+                socket.create_server((self._host, port)).close()
+            except OSError as wrong:
+                raise Failure(
+                    f"cannot listen on {self._host}:{port}: {wrong.strerror}; {count} nodes take the ports "
+                    f"from {self._port} on, --http names others"
+                ) from None
 
     def _begin(self, number: int, *words: str) -> Node:
         port = self._port + number - 1 if self._port else _free_port(self._host)

@@ -79,7 +79,7 @@ class Network:
         self._marks = ""
         with self._reaching():
             # What is on this machine is reached directly, whatever proxy the environment names.
-            self._client = httpx.Client(base_url=url, timeout=ANSWER_S, trust_env=not _is_loopback(url))
+            self._client = httpx.Client(base_url=url, timeout=ANSWER_S, trust_env=not is_loopback(url))
 
     def __enter__(self) -> "Network":
         return self
@@ -244,7 +244,7 @@ def _decoded(answer: Any, kind: type[T]) -> T:
         raise Failure(f"{answer.url} does not answer like a Heliograph node: {wrong}") from None
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
     from urllib.parse import urlsplit
 
     try:

@@ -153,7 +153,7 @@ def _world(error: BaseException, serving: bool) -> str:
     if isinstance(error, ShardFull):
         return f"{error}. Nothing is lost: with room on the disk, the next start takes it from the journal"
     if isinstance(error, CannotListen):
-        return f"{error}; --http and --admin name others"
+        return f"{error}; --http, --admin and --cluster name others"
     if isinstance(error, WORLD):
         return str(error)
     if isinstance(error, OSError) and not serving:

@@ -269,7 +269,8 @@ def _admit(apply: Apply, command: Admit) -> None:
     if row is None or row.secret_hash != command.secret_hash:
         raise Refused("invitation_unknown", "there is no such invitation")
     if row.expires_ms <= apply.now:
-        raise Refused("invitation_expired", f"this invitation expired at {row.expires_ms} ms")
+        ago = f"{(apply.now - row.expires_ms) // 1000} s ago"
+        raise Refused("invitation_expired", f"this invitation expired {ago}")
     if row.used_by not in (b"", command.node):
         raise Refused("invitation_used", f"node {row.used_by.hex()} has joined with this invitation")
     _check_stranger(apply, command.node)

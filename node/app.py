@@ -42,7 +42,7 @@ from node.http.cursors import Cursors
 from node.http.limits import Limits, Proxies
 from node.http.media import sign_view
 from node.http.metrics import Metrics
-from node.http.server import Address, Server
+from node.http.server import Address, Server, check_free
 from node.http.tokens import Keyring, Signer, derive, load_secret
 from node.logs import get_logger
 from node.media.catalogue import Catalogue, blobs_of
@@ -97,6 +97,8 @@ async def run_node(
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)
     with await _directory(data, settings, token) as directory:
+        for at in (settings.admin, settings.http):
+            await check_free(at.host, at.port)
         async with open_parts(directory, settings, stop) as parts:
             public = Server(make_api(parts), settings.http)
             admin_settings = msgspec.structs.replace(

@@ -61,6 +61,20 @@ class CannotListen(Exception):
         super().__init__(f"cannot listen on {at}: {wrong.strerror or wrong}")
 
 
+async def _listeners(host: str, port: int) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+    except OSError as wrong:
+        raise CannotListen(host, port, wrong) from wrong
+
+
+async def check_free(host: str, port: int) -> None:
+    """For a start that would otherwise learn it late, after its journal was read or its invitation was used.
+    Raises CannotListen."""
+    for listener in await _listeners(host, port):
+        listener.socket.close()
+
+
 class Server:
     """One public or admin listener and its connections."""
 
@@ -92,10 +106,7 @@ class Server:
         """
         _allow_descriptors(self._settings.connections_max)
         tls = _tls_context(self._settings)
-        try:
-            tcp = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
-        except OSError as wrong:
-            raise CannotListen(host, port, wrong) from wrong
+        tcp = await _listeners(host, port)
         listeners: list[Any] = (
             [trio.SSLListener(one, tls, https_compatible=True) for one in tcp] if tls else list(tcp)
         )

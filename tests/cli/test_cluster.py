@@ -119,6 +119,19 @@ def test_who_may_not_join(pair, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_port_in_use_costs_no_invitation(pair, tmp_path):
+    first, _ = pair
+    token = heliograph("cluster", "invite", "--data", first).stdout.strip()
+    before = result("cluster", "members", "--data", first)["members"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        at = f"127.0.0.1:{taken.getsockname()[1]}"
+        ports = ("--http", at, "--admin", "127.0.0.1:0")
+        done = heliograph("node", "run", "--data", tmp_path / "x", *ports, *peers(), *SMALL, "--join", token)
+    assert done.returncode == 1 and f"cannot listen on {at}" in done.stderr and "--cluster" in done.stderr
+    after = result("cluster", "members", "--data", first)["members"]
+    assert [one["node_id"] for one in after] == [one["node_id"] for one in before]
+
+
 def test_the_majority_is_lost_for_ever(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     elder = started(first, *peers())

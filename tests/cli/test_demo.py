@@ -120,6 +120,16 @@ def test_a_port_in_use_is_one_clear_line(photos, temporary):
     assert list(temporary.iterdir()) == []
 
 
+def test_a_cluster_of_which_one_port_is_in_use_says_so_and_starts_nothing(photos, temporary):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = start(temporary, "--photos", photos, "--nodes", 3, "--http", f"127.0.0.1:{port - 1}")
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "in use" in told and "--http names others" in told and "Traceback" not in told
+    assert list(temporary.iterdir()) == []
+
+
 @pytest.mark.parametrize("words", [["--http", "nowhere"], ["--http", "127.0.0.1:http"]])
 def test_what_is_no_address(temporary, words):
     process = start(temporary, *words)
