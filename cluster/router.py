@@ -184,21 +184,22 @@ class Router:
     async def visible(self, *partitions: int) -> None:
         """Return when all that was answered by this node in these partitions can be read, whoever led."""
         await self.replicas.visible(*partitions)
-        for partition in self._awaited(partitions):
+        for partition, index in self._awaited(partitions).items():
             with trio.move_on_after(READ_INDEX_WITHIN_S):  # asked, the leader says at once what it committed
                 await self._indexes.confirmed(partition)
-            await self.replicas.reached(partition, self._answered[partition])
+            await self.replicas.reached(partition, index)
 
-    def _awaited(self, partitions: Sequence[int]) -> list[int]:
-        """Those in which another node's answer has not come true here yet."""
+    def _awaited(self, partitions: Sequence[int]) -> dict[int, int]:
+        """Those in which another node's answer has not come true here yet, and its index: whoever else asks
+        forgets it as soon as it has."""
+        found: dict[int, int] = {}
         if not self._answered:
-            return []
-        found = []
+            return found
         for partition in partitions:
             index = self._answered.get(partition)
             if index is not None:
                 if self.replicas.committed_index(partition) < index:
-                    found.append(partition)
+                    found[partition] = index
                 else:
                     del self._answered[partition]
         return found

@@ -154,6 +154,29 @@ async def test_a_question_that_is_under_way_answers_nobody_who_came_later(tmp_pa
         assert len(asked) == 2
 
 
+async def test_who_waits_for_what_came_true_meanwhile_is_not_hurt_by_who_saw_it_first(tmp_path):
+    async with three(tmp_path) as (_, leader, follower, _other):
+        asked, go_on = trio.Event(), trio.Event()
+
+        async def held(sender, request):
+            asked.set()
+            await go_on.wait()
+            return Index(tuple(leader.replicas.committed_index(one) for one in request.partitions))
+
+        leader.links.serve(ReadIndex, held)
+        with trio.fail_after(30):
+            while not asked.is_set():  # until an answer is here before what it is about
+                go_on = trio.Event()
+                await follower.router.execute(P, add())
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(follower.router.visible, P)
+                    await trio.sleep(0)
+                    while not follower.router.readable(P):
+                        await trio.sleep(0.001)
+                    go_on.set()
+        assert follower.balance(P) == leader.balance(P)
+
+
 async def _set(event):
     event.set()
 
