@@ -9,6 +9,7 @@ from bench.joined import Cluster
 from bench.measure import percentile
 
 LOOK_S: Final = 0.05
+BEFORE_S: Final = 5.0
 FILLED_S: Final = 180.0
 BLOB_BYTES: Final = 8 << 20
 
@@ -21,7 +22,7 @@ def rows_of(question: str, cluster: Cluster, words: list[str], blobs: int) -> li
     others = cluster.others(lost)
     token = cluster.wiped(lost)
     with Readers(others, words) as before:
-        time.sleep(max(2.0, len(others)))
+        time.sleep(BEFORE_S)
     target = others[0].ask("filled")
     with Readers(others, words) as during:
         began = time.monotonic()

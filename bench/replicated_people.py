@@ -23,6 +23,7 @@ UNDER_WAY: Final = 256
 PEOPLE: Final = Scale(600, likes_each=10, comments_each=10, eager=0)
 QUICK: Final = Scale(300, likes_each=5, comments_each=5, eager=0)
 WARM_POSTS: Final = 2000
+REST_S: Final = 3.0  # after which groups have fallen quiet and what is missing was looked for
 
 
 class Posted(msgspec.Struct, frozen=True):
@@ -74,7 +75,8 @@ def _alone(folder: Path, posts: int, rounds: int, idle_s: float) -> tuple[Posted
 
 
 def idleness(nodes: list[Joined], seconds: float) -> Idle:
-    """Of the node that takes most."""
+    """Of the node that takes most, a moment after something was asked of it."""
+    time.sleep(REST_S)
     before = [cpu_seconds([node.pid]) for node in nodes]
     began = time.monotonic()
     time.sleep(seconds)
