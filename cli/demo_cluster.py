@@ -72,9 +72,10 @@ class Cluster:
             try:
                 socket.create_server((self._host, port)).close()
             except OSError as wrong:
+                why = os.strerror(wrong.errno or 0)  # create_server's own words go on and on
                 raise Failure(
-                    f"cannot listen on {self._host}:{port}: {wrong.strerror}; {count} nodes take the ports "
-                    f"from {self._port} on, --http names others"
+                    f"cannot listen on {self._host}:{port}: {why}; {count} nodes take the ports from "
+                    f"{self._port} on, --http names others"
                 ) from None
 
     def _begin(self, number: int, *words: str) -> Node:
