@@ -30,6 +30,7 @@ CORES = (
         for name in (
             "alone",
             "attempts",
+            "starts",
             "clocks",
             "commands",
             "copies",
