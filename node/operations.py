@@ -12,13 +12,14 @@ from typing import Any, Final, Protocol
 import msgspec
 import trio
 
-from cluster import meta, meta_rows, reports
+from cluster import reports
 from cluster.commands import FEATURE_LEVEL, Digest, Refused
 from cluster.forwarding import Unavailable
 from cluster.keys import META_PARTITION
+from cluster.members import meta, meta_rows
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.messages import Digests, GetDigests, NodeStatus, Order, Ordered, Status
-from cluster.raft_effects import ChangeRefused, NotLeader, RaftStatistics
+from cluster.raft.effects import ChangeRefused, NotLeader, RaftStatistics
 from cluster.replicas import Overloaded, Replicas, StorageFull
 from cluster.reports import Overview, Picture, Report, is_behind
 from cluster.router import Router
@@ -370,12 +371,17 @@ class Operations:
         return Ordered()
 
     async def _transferred(self, order: Order) -> AsyncIterator[tuple[int, str]]:
-        self._conduct.let_go(order.partitions)
+        # Kept until it is handed over: what is let go first would be spread over all others meanwhile.
+        self._conduct.keep(order.partitions, ORDERED_WITHIN_S)
         for number in order.partitions:
             try:
                 await self._replicas.transfer(number, order.node)
-            except (NotLeader, ChangeRefused, KeyError) as wrong:
-                yield number, str(wrong)
+            except KeyError as wrong:
+                yield number, f"there is no such partition: {wrong}"
+            except (NotLeader, ChangeRefused) as wrong:
+                if self._replicas.standing(number).leader != order.node:
+                    yield number, str(wrong)
+        self._conduct.let_go(order.partitions)
 
     async def _call(self, node: bytes, request: Any, within_s: float) -> Any:
         if self._links is None:
