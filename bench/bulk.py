@@ -13,7 +13,7 @@ import trio
 
 from cluster.commands import FEATURE_LEVEL, Accepted, Execute
 from cluster.keys import META_PARTITION
-from cluster.meta import MetaMachine
+from cluster.members.meta import MetaMachine
 from cluster.partition import Applied, StateMachine
 from cluster.replicas import Replicas, now_ms
 from cluster.shard_writer import WriterSettings

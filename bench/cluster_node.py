@@ -22,7 +22,7 @@ from bench.lone_node import UNLIMITED
 from bench.ordered import obey, say, watch_the_loop
 from cluster.commands import FEATURE_LEVEL, Accepted, Execute
 from cluster.forwarding import Unavailable
-from cluster.raft_effects import Lost, NotLeader
+from cluster.raft.effects import Lost, NotLeader
 from cluster.replicas import Overloaded, now_ms
 from node import joining
 from node.app import GC_THRESHOLDS, SWITCH_INTERVAL_S, open_parts

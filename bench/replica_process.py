@@ -22,7 +22,7 @@ from cluster.groups import TICK_MS
 from cluster.partition import Apply, StateMachine
 from cluster.peers.certificates import Credentials
 from cluster.peers.links import Links, introduction
-from cluster.raft_effects import AddLearner, ChangeRefused, Lost, NotLeader, Promote
+from cluster.raft.effects import AddLearner, ChangeRefused, Lost, NotLeader, Promote
 from cluster.replicas import Overloaded, Replicas, now_ms
 from cluster.router import Router
 from node.app import GC_THRESHOLDS, SWITCH_INTERVAL_S

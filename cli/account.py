@@ -21,9 +21,7 @@ def account() -> None:
 
 def named(command: Any) -> Any:
     """USERNAME, or `--id ID` in its place."""
-    command = click.option("--id", "user_id", metavar="ID", help="Its id, in place of its name.")(
-        command
-    )
+    command = click.option("--id", "user_id", metavar="ID", help="Its id, in place of its name.")(command)
     return click.argument("username", required=False)(command)
 
 

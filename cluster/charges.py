@@ -13,8 +13,8 @@ from cluster import mailbox
 from cluster.duties import Duties
 from cluster.groups import Led
 from cluster.keys import HEADS, HEADS_PARTITION, Head, HeadKey
-from cluster.raft_effects import Standing
-from cluster.raft_roles import Role
+from cluster.raft.effects import Standing
+from cluster.raft.roles import Role
 from cluster.shard_writer import ShardWriter
 from cluster.sight import Sight
 from storage.shard import Shard

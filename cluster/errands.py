@@ -17,8 +17,8 @@ from cluster.commands import Command, Continue, Deliver, ForgetChanges, ForgetRe
 from cluster.duties import Duties
 from cluster.keys import Head
 from cluster.partition import Applied
-from cluster.raft_effects import NotLeader, Standing
-from cluster.raft_roles import Role
+from cluster.raft.effects import NotLeader, Standing
+from cluster.raft.roles import Role
 from cluster.waiting import Overloaded, StorageFull
 from storage.shard import Snapshot
 

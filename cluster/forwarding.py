@@ -34,7 +34,7 @@ from cluster.journal_writer import Unknown
 from cluster.partition import Applied
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.messages import CloseLane, Index, Propose, Proposed
-from cluster.raft_effects import Lost, NotLeader, Standing
+from cluster.raft.effects import Lost, NotLeader, Standing
 from cluster.replicas import Overloaded, Replicas, StorageFull, Watch
 
 log = structlog.stdlib.get_logger("heliograph.router")

@@ -6,10 +6,11 @@
         groups.synced()
         … apply batch.committed; hand on the rest …
 
-One Raft core per partition (`cluster.raft`), each asked for its `Ready` only after something happened to it,
-so a group with nothing to do costs nothing. What many groups have to write is one batch of the journal; what
-they have to say to a node is one frame. A ticket is whatever its owner likes: it comes back with the entry
-that it was given for, when that is committed, or among `lost` when one of a later term was committed instead.
+One Raft core per partition (`cluster.raft.core`), each asked for its `Ready` only after something happened
+to it, so a group with nothing to do costs nothing. What many groups have to write is one batch of the
+journal; what they have to say to a node is one frame. A ticket is whatever its owner likes: it comes back
+with the entry that it was given for, when that is committed, or among `lost` when one of a later term was
+committed instead.
 
 A batch's messages may leave before its records are written; those that must not are kept until `synced`.
 """
@@ -20,8 +21,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from cluster.raft import Raft
-from cluster.raft_effects import (
+from cluster.raft.core import Raft
+from cluster.raft.effects import (
     Change,
     NeedEntries,
     NeedSnapshot,
@@ -32,8 +33,8 @@ from cluster.raft_effects import (
     Standing,
     Start,
 )
-from cluster.raft_messages import Configuration, Install, Message
-from cluster.raft_quiet import NodeHeartbeat, QuietGroups
+from cluster.raft.messages import Configuration, Install, Message
+from cluster.raft.quiet import NodeHeartbeat, QuietGroups
 from storage.entries import Entry, HardState, Record, Truncation
 
 TICK_MS: Final = 50  # what the shells make a tick

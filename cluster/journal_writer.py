@@ -23,9 +23,9 @@ from cluster.groups import TICK_MS, Batch, Groups, Led
 from cluster.partition import Applied
 from cluster.peers.messages import OpenFrame, decode_open_frame
 from cluster.peers.messages import encode as encode_frame
-from cluster.raft_effects import ChangeRefused, Lost, NeedEntries, NeedSnapshot, NotLeader, Overfull
-from cluster.raft_messages import Append, Install, Message
-from cluster.raft_quiet import NodeHeartbeat
+from cluster.raft.effects import ChangeRefused, Lost, NeedEntries, NeedSnapshot, NotLeader, Overfull
+from cluster.raft.messages import Append, Install, Message
+from cluster.raft.quiet import NodeHeartbeat
 from cluster.shard_writer import Installation, ShardWriter
 from storage.entries import Record
 from storage.journal import Journal, JournalFull

@@ -12,7 +12,7 @@ import trio
 from cluster.forwarding import Forwarding
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.messages import Index, ReadIndex
-from cluster.raft_effects import NotLeader
+from cluster.raft.effects import NotLeader
 from cluster.replicas import Overloaded, Replicas
 
 READ_INDEX_WITHIN_S: Final = 0.25  # then what is here must do: a reader does not wait for an election

@@ -29,9 +29,9 @@ from cluster.groups import Groups, Led
 from cluster.journal_writer import LATER, JournalWriter, News, Proposal, Question
 from cluster.keys import GROUPS, HEADS_PARTITION, GroupKey, Head
 from cluster.partition import Applied, StateMachine
-from cluster.raft_effects import Change, Lost, NeedSnapshot, NotLeader, RaftStatistics, Standing
-from cluster.raft_messages import Configuration, Install
-from cluster.raft_roles import Role
+from cluster.raft.effects import Change, Lost, NeedSnapshot, NotLeader, RaftStatistics, Standing
+from cluster.raft.messages import Configuration, Install
+from cluster.raft.roles import Role
 from cluster.shard_writer import (
     Outbound,
     ShardWriter,

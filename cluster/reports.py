@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from cluster.keys import META_PARTITION
-from cluster.raft_effects import RaftStatistics
+from cluster.raft.effects import RaftStatistics
 
 BEHIND_ENTRIES: Final = 256  # a replica that lacks more has fallen behind; fewer are on their way
 CLOCK_OFF_MS_MAX: Final = 500  # law 4: who is further off its peers' median leads nothing

@@ -18,7 +18,7 @@ from cluster.forwarding import Forwarded, Forwarding
 from cluster.forwarding import Unavailable as Unavailable  # what `execute` raises
 from cluster.peers.links import Links
 from cluster.peers.messages import CloseLane, Propose, ReadIndex
-from cluster.raft_effects import Lost, NotLeader
+from cluster.raft.effects import Lost, NotLeader
 from cluster.read_index import READ_INDEX_WITHIN_S, Indexes
 from cluster.replicas import Replicas, Undelivered, now_ms
 from cluster.replicas import StorageFull as StorageFull  # raised here too, before the replicas are asked

@@ -19,7 +19,7 @@ import msgspec
 from cluster.groups import Committed, Ticket
 from cluster.keys import GROUPS, HEADS, HEADS_PARTITION, GroupKey, GroupRow
 from cluster.partition import Applied, Partition, StateMachine
-from cluster.raft_messages import Configuration, decode_configuration, is_configuration
+from cluster.raft.messages import Configuration, decode_configuration, is_configuration
 from cluster.streams import Published
 from storage.rows import Overlay
 from storage.shard import Frozen, Shard, ShardFull, WriteTransaction

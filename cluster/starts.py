@@ -8,8 +8,8 @@ here; the journal is read again when a follower needs their bytes.
 from collections.abc import Iterable, Mapping
 
 from cluster.keys import GroupRow, Head
-from cluster.raft_effects import HardState, Start
-from cluster.raft_messages import Configuration
+from cluster.raft.effects import HardState, Start
+from cluster.raft.messages import Configuration
 from storage.entries import Entry, Record
 from storage.entries import HardState as HardStateRecord
 

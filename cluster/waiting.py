@@ -6,7 +6,7 @@ from typing import Any
 import outcome
 import trio
 
-from cluster.raft_effects import HandingOver, NotLeader, Overfull
+from cluster.raft.effects import HandingOver, NotLeader, Overfull
 from storage.journal import JournalFull
 
 

@@ -12,7 +12,7 @@ import trio
 
 from cluster.journal_writer import Unknown
 from cluster.partition import Applied
-from cluster.raft_effects import Lost
+from cluster.raft.effects import Lost
 
 
 class Watch:

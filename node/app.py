@@ -17,19 +17,19 @@ from typing import Final
 import msgspec
 import trio
 
-from cluster.fetching import Fetching
+from cluster.copies.fetching import Fetching
+from cluster.copies.placement import Placement
+from cluster.copies.repair import Repair
+from cluster.copies.scrub import Scrub
 from cluster.keys import HEADS, HEADS_PARTITION, META_PARTITION
-from cluster.meta import MetaMachine
-from cluster.meta_rows import PublicKey, public_keys
+from cluster.members.meta import MetaMachine
+from cluster.members.meta_rows import PublicKey, public_keys
 from cluster.partition import StateMachine
-from cluster.placement import Placement
-from cluster.repair import Repair
 from cluster.replicas import Replicas, now_ms
 from cluster.reports import Report
 from cluster.router import Router
-from cluster.scrub import Scrub
 from cluster.shard_writer import WriterSettings
-from cluster.spool import FOLDER, finish_installs
+from cluster.snapshots.spool import FOLDER, finish_installs
 from node import joining
 from node.cluster import Cluster, Listening, listen
 from node.conduct import Conduct

@@ -31,7 +31,7 @@ import msgspec
 import trio
 from blake3 import blake3
 
-from cluster.fetching import BlobUnavailable, Fetching
+from cluster.copies.fetching import BlobUnavailable, Fetching
 from cluster.keys import HEADS, HEADS_PARTITION, INSTALLS
 from cluster.replicas import Replicas
 from node.http.tokens import derive

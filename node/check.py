@@ -15,11 +15,11 @@ from typing import Final
 import msgspec
 
 from cluster import commands
-from cluster.installing import unfinished_installs, want_same
 from cluster.keys import HEADS_PARTITION, META_PARTITION, InstallRow
-from cluster.raft_messages import is_configuration
-from cluster.spool import FOLDER, Spooled
-from cluster.state_stream import StateDamaged
+from cluster.raft.messages import is_configuration
+from cluster.snapshots.installing import unfinished_installs, want_same
+from cluster.snapshots.spool import FOLDER, Spooled
+from cluster.snapshots.state_stream import StateDamaged
 from node import check_rows
 from node.backup import hash_file
 from node.check_rows import Finding

@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any, Final
 
 from cluster import keys as cluster_keys
-from cluster import meta_rows
 from cluster.keys import (
     DEAD_LETTERS,
     HEADS,
@@ -24,6 +23,7 @@ from cluster.keys import (
     Head,
     TakenKey,
 )
+from cluster.members import meta_rows
 from node.social import packs, records
 from node.social.application import MODULES
 from node.social.blobs import blob_partition

@@ -14,11 +14,12 @@ from typing import Final, NamedTuple
 import msgspec
 import trio
 
-from cluster import meta, meta_rows
 from cluster.commands import FEATURE_LEVEL, Refused
 from cluster.forwarding import Unavailable
 from cluster.keys import META_PARTITION
-from cluster.meta_rows import Cluster as ClusterRow
+from cluster.members import meta, meta_rows
+from cluster.members.meta_rows import Cluster as ClusterRow
+from cluster.members.reconcile import is_needed
 from cluster.peers import certificates, hello, invitations
 from cluster.peers.certificates import BadCertificate
 from cluster.peers.errors import PeerRefused
@@ -26,7 +27,6 @@ from cluster.peers.hello import Hello, Refusal
 from cluster.peers.invitations import Invitation
 from cluster.peers.links import Links, introduction
 from cluster.peers.messages import Describe, Described, Join, Joined
-from cluster.reconcile import is_needed
 from cluster.replicas import Overloaded, Replicas, StorageFull, now_ms
 from cluster.router import Router
 from node import joining

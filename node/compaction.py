@@ -15,10 +15,10 @@ from typing import Final
 import msgspec
 
 from cluster.keys import META_PARTITION
-from cluster.meta import MetaMachine
+from cluster.members.meta import MetaMachine
 from cluster.partition import StateMachine
 from cluster.replicas import Replicas
-from cluster.spool import FOLDER, finish_installs
+from cluster.snapshots.spool import FOLDER, finish_installs
 from node.social.application import social_machine
 from storage.directory import DataDirectory, DirectoryDamaged, sync_directory
 from storage.journal import Journal

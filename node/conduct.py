@@ -1,10 +1,10 @@
 """A leader's conduct towards its groups: brings their members to what the layout wants, hands leads over.
 
-Each node does this for the groups that it leads, one step of each group at a time (`cluster.reconcile` says
-which), until nothing is left to do; then it costs nothing until members, links or leads change. A node whose
-clock is off gives its leads away, and nobody gives it any (law 4). So does a node that is about to end, or
-whose disk has no room for what was written, and says so: its partitions take writes again after the one round
-that a transfer needs, not after an election.
+Each node does this for the groups that it leads, one step of each group at a time
+(`cluster.members.reconcile` says which), until nothing is left to do; then it costs nothing until members,
+links or leads change. A node whose clock is off gives its leads away, and nobody gives it any (law 4). So
+does a node that is about to end, or whose disk has no room for what was written, and says so: its
+partitions take writes again after the one round that a transfer needs, not after an election.
 """
 
 import math
@@ -16,17 +16,17 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from cluster import meta, meta_rows
 from cluster.commands import Execute
 from cluster.keys import META_PARTITION
-from cluster.layout import Layout, layout_of
-from cluster.membership import ClockTurned, Event, Membership, State, Turned
+from cluster.members import meta, meta_rows
+from cluster.members.layout import Layout, layout_of
+from cluster.members.membership import ClockTurned, Event, Membership, State, Turned
+from cluster.members.reconcile import Step, Transfer, hand_over, next_step
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.messages import Order, decode_frame
-from cluster.raft_effects import ChangeRefused, Lost, NotLeader, Overfull, Standing
-from cluster.raft_messages import Configuration
-from cluster.raft_roles import Role
-from cluster.reconcile import Step, Transfer, hand_over, next_step
+from cluster.raft.effects import ChangeRefused, Lost, NotLeader, Overfull, Standing
+from cluster.raft.messages import Configuration
+from cluster.raft.roles import Role
 from cluster.replicas import Overloaded, Replicas, StorageFull, now_ms
 from node.logs import get_logger
 from storage.shard import Snapshot

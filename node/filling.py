@@ -1,6 +1,6 @@
 """Filling: the state of partitions goes to nodes that lack more than the journal has, as Raft asks for it.
 
-The transport is `cluster.snapshots`; here is who asks for it and who is told how it ended.
+The transport is `cluster.snapshots.exchange`; here is who asks for it and who is told how it ended.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ import trio
 
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.links import Links
-from cluster.raft_effects import NeedSnapshot
+from cluster.raft.effects import NeedSnapshot
 from cluster.replicas import Replicas
-from cluster.snapshots import Snapshots, SnapshotStatistics
-from cluster.spool import FOLDER
+from cluster.snapshots.exchange import Snapshots, SnapshotStatistics
+from cluster.snapshots.spool import FOLDER
 from node.logs import get_logger
 from storage.shard import Shard
 

@@ -19,7 +19,7 @@ import msgspec
 import trio
 
 from cluster.commands import FEATURE_LEVEL
-from cluster.meta_rows import Cluster as ClusterRow
+from cluster.members.meta_rows import Cluster as ClusterRow
 from cluster.peers import certificates, invitations, join
 from cluster.peers.certificates import BadCertificate, Credentials
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import trio
 from blake3 import blake3
 
-from cluster.fetching import Fetching
-from cluster.placement import Placement
-from cluster.repair import Repair
+from cluster.copies.fetching import Fetching
+from cluster.copies.placement import Placement
+from cluster.copies.repair import Repair
+from cluster.copies.scrub import Scrub
 from cluster.replicas import Replicas
-from cluster.scrub import Scrub
 from node.cluster import Cluster
 from node.conduct import Conduct
 from node.feeds.reader import Feeds

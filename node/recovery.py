@@ -1,15 +1,15 @@
 """`heliograph cluster recover`: going on with one node, and this application's state machines.
 
-What it does and how is in `cluster.recovery`.
+What it does and how is in `cluster.members.recovery`.
 """
 
 from pathlib import Path
 
-from cluster import recovery
 from cluster.keys import META_PARTITION
-from cluster.meta import MetaMachine
+from cluster.members import recovery
+from cluster.members.meta import MetaMachine
+from cluster.members.recovery import Recovered, RecoveryPlan, Tell
 from cluster.partition import StateMachine
-from cluster.recovery import Recovered, RecoveryPlan, Tell
 from node.social.application import social_machine
 
 plan = recovery.plan

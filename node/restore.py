@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from cluster.recovery import begin_anew
+from cluster.members.recovery import begin_anew
 from node.backup import (
     BackupError,
     Manifest,

@@ -28,33 +28,17 @@ CORES = (
     *(
         f"cluster/{name}.py"
         for name in (
-            "alone",
-            "attempts",
-            "starts",
-            "clocks",
-            "commands",
-            "copies",
-            "courier",
-            "duties",
-            "groups",
-            "installing",
-            "keys",
-            "layout",
-            "mailbox",
-            "membership",
-            "memory",
-            "meta",
-            "meta_rows",
-            "partition",
-            "reconcile",
-            "reports",
-            "ring",
-            "rounds",
-            "state_stream",
-            "streams",
+            *("attempts", "commands", "courier", "duties", "groups", "keys", "mailbox", "memory"),
+            *("partition", "reports", "starts", "streams"),
         )
     ),
-    "cluster/raft*.py",
+    "cluster/raft/*.py",
+    *(f"cluster/copies/{name}.py" for name in ("copies", "rounds")),
+    *(
+        f"cluster/members/{name}.py"
+        for name in ("alone", "clocks", "layout", "membership", "meta", "meta_rows", "reconcile", "ring")
+    ),
+    *(f"cluster/snapshots/{name}.py" for name in ("installing", "state_stream")),
     *(
         f"cluster/peers/{name}.py"
         for name in ("errors", "frames", "hello", "invitations", "messages", "strangers")

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
-from cluster.raft_messages import Message
-from cluster.raft_quiet import NodeHeartbeat
+from cluster.raft.messages import Message
+from cluster.raft.quiet import NodeHeartbeat
 
 HASHES_MAX: Final = 1000  # of one HaveBlobs
 MEMBERS_TOLD_MAX: Final = 64
@@ -24,7 +24,7 @@ class _Said(msgspec.Struct, array_like=True, frozen=True):
 
 # --- Raft, all groups in one frame ---------------------------------------------------------------------
 class RaftFrame(_Said, frozen=True):
-    """`messages` are those of `cluster.raft_messages`, each in its own encoding."""
+    """`messages` are those of `cluster.raft.messages`, each in its own encoding."""
 
     sent_ms: int  # the sender's clock, Unix: for the comparison of clocks alone (DESIGN §6, law 4)
     heartbeat: NodeHeartbeat | None
@@ -250,7 +250,7 @@ def decode_response(data: bytes | memoryview) -> Any:
 
 
 def decode_frame(data: bytes | memoryview) -> RaftFrame:
-    """Raises msgspec.DecodeError. The messages in it are decoded by `cluster.raft_messages.decode`."""
+    """Raises msgspec.DecodeError. The messages in it are decoded by `cluster.raft.messages.decode`."""
     frame: RaftFrame = _decoded(_decode_frame, data)
     return frame
 

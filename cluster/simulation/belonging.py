@@ -1,23 +1,24 @@
 """How a simulated node belongs to its cluster: whom it listens to, its registration, its groups' members.
 
 What `node.cluster` and `node.conduct` do with tasks and links. Members are those of the meta group's rows as
-they lie here; a leader brings each of its groups to the layout, one step at a time (`cluster.reconcile`).
+they lie here; a leader brings each of its groups to the layout, one step at a time
+(`cluster.members.reconcile`).
 """
 
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cluster import meta, meta_rows
 from cluster.attempts import State
 from cluster.commands import FEATURE_LEVEL, Declined
 from cluster.keys import META_PARTITION
-from cluster.layout import Layout
-from cluster.membership import ClockTurned, Event, Membership
-from cluster.membership import State as Heard
+from cluster.members import meta, meta_rows
+from cluster.members.layout import Layout
+from cluster.members.membership import ClockTurned, Event, Membership
+from cluster.members.membership import State as Heard
+from cluster.members.reconcile import Step, Transfer, next_step
 from cluster.partition import Applied
 from cluster.peers.messages import decode_frame
-from cluster.raft_effects import ChangeRefused, NotLeader, Overfull
-from cluster.reconcile import Step, Transfer, next_step
+from cluster.raft.effects import ChangeRefused, NotLeader, Overfull
 from cluster.simulation.kernel import MS
 
 if TYPE_CHECKING:

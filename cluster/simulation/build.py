@@ -6,16 +6,16 @@ import msgspec
 
 from cluster.groups import ELECTION_TICKS, Groups
 from cluster.partition import Partition, StateMachine
-from cluster.raft import Raft
-from cluster.raft_effects import RaftSettings
-from cluster.raft_messages import Configuration
+from cluster.raft.core import Raft
+from cluster.raft.effects import RaftSettings
+from cluster.raft.messages import Configuration
 from cluster.simulation.belonging import Belonging
 from cluster.simulation.errand import Errand
 from cluster.simulation.node import Node, Proposal, Question
 from cluster.simulation.service import Service
 from cluster.simulation.shelf import Shelf
+from cluster.snapshots.state_stream import state_pieces
 from cluster.starts import Starts
-from cluster.state_stream import state_pieces
 from storage.rows import Reader
 
 # Windows and messages are small, so that followers are served from the journal and by snapshots too.

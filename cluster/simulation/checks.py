@@ -13,8 +13,8 @@ from cluster.commands import Deliver, Execute
 from cluster.groups import Led
 from cluster.keys import META_PARTITION
 from cluster.partition import Applied
-from cluster.raft_messages import Configuration, decode_configuration, is_configuration
-from cluster.raft_roles import Role
+from cluster.raft.messages import Configuration, decode_configuration, is_configuration
+from cluster.raft.roles import Role
 from cluster.simulation.history import Violation
 from storage.entries import Entry, HardState, Record, Truncation
 

@@ -9,7 +9,7 @@ from functools import partial
 from random import Random
 from typing import Final
 
-from cluster.installing import MemorySpooled, install_pieces, unfinished_installs
+from cluster.snapshots.installing import MemorySpooled, install_pieces, unfinished_installs
 from storage.memory import MemoryRows
 from storage.memory_journal import MemoryJournal
 

@@ -12,7 +12,7 @@ from cluster import commands
 from cluster.attempts import ENDS, LEADERLESS_MS, WRITE_WITHIN_MS, Attempts, Event, State
 from cluster.commands import Execute
 from cluster.partition import Applied
-from cluster.raft_effects import Lost, NotLeader, Overfull
+from cluster.raft.effects import Lost, NotLeader, Overfull
 from cluster.simulation.kernel import MS
 from storage.journal import JournalFull
 

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cluster.raft_effects import ChangeRefused, NotLeader
+from cluster.raft.effects import ChangeRefused, NotLeader
 from cluster.simulation.kernel import MS
 from cluster.simulation.network import FAIR, WEATHERS
 

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from cluster import raft_messages
 from cluster.groups import TICK_MS, Batch, Committed, Groups
-from cluster.installing import install_pieces
 from cluster.keys import GROUPS, HEADS, HEADS_PARTITION, META_PARTITION
 from cluster.partition import Applied, Partition
 from cluster.peers.messages import RaftFrame, decode_frame
 from cluster.peers.messages import encode as encode_frame
-from cluster.raft_effects import ChangeRefused, Lost, NeedEntries, NotLeader, Overfull
-from cluster.raft_messages import Configuration, Install
+from cluster.raft import messages as raft_messages
+from cluster.raft.effects import ChangeRefused, Lost, NeedEntries, NotLeader, Overfull
+from cluster.raft.messages import Configuration, Install
 from cluster.simulation.disk import SHARDS, Disk
 from cluster.simulation.kernel import EPOCH_MS, MS
 from cluster.simulation.shelf import Installation, Outbound, Shelf, members_in
+from cluster.snapshots.installing import install_pieces
 from storage.journal import JournalFailed, JournalFull
 
 if TYPE_CHECKING:

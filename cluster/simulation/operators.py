@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cluster import meta, meta_rows
 from cluster.attempts import State
 from cluster.commands import Declined, Outcome
 from cluster.keys import META_PARTITION
+from cluster.members import meta, meta_rows
 from cluster.partition import Applied
 from cluster.simulation.kernel import EPOCH_MS, MS, SECOND
 

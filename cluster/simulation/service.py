@@ -12,16 +12,16 @@ from cluster import commands, mailbox
 from cluster.commands import FEATURE_LEVEL, Continue, Deliver, Delivery, Execute, Trim
 from cluster.duties import Duties
 from cluster.groups import Groups, Led
-from cluster.installing import MemorySpooled
 from cluster.keys import META_PARTITION
 from cluster.partition import Applied
-from cluster.raft_effects import NeedSnapshot, Standing
-from cluster.raft_messages import Configuration, Install
-from cluster.raft_roles import Role
+from cluster.raft.effects import NeedSnapshot, Standing
+from cluster.raft.messages import Configuration, Install
+from cluster.raft.roles import Role
 from cluster.simulation.calls import Answer, Calls, Done, Failed
 from cluster.simulation.errand import Ended, Unreachable, Watches
 from cluster.simulation.kernel import MS
 from cluster.simulation.shelf import Outbound
+from cluster.snapshots.installing import MemorySpooled
 from storage.rows import Reader
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cluster.groups import Committed
 from cluster.keys import GROUPS, HEADS_PARTITION, GroupKey, GroupRow
 from cluster.partition import Applied, Partition
-from cluster.raft_messages import Configuration, decode_configuration, is_configuration
+from cluster.raft.messages import Configuration, decode_configuration, is_configuration
 from cluster.simulation.kernel import MS
 from storage.memory import MemoryRows
 from storage.rows import Overlay

@@ -4,14 +4,15 @@ from typing import Any, Final
 
 import msgspec
 
-from cluster import commands, meta_rows
+from cluster import commands
 from cluster.commands import Declined, Digest
 from cluster.keys import HEADS, HEADS_PARTITION, META_PARTITION, HeadKey
-from cluster.layout import Layout, layout_of
-from cluster.meta import MetaMachine
-from cluster.meta_rows import REPLICATION_FACTOR_DEFAULT
+from cluster.members import meta_rows
+from cluster.members.layout import Layout, layout_of
+from cluster.members.meta import MetaMachine
+from cluster.members.meta_rows import REPLICATION_FACTOR_DEFAULT
 from cluster.partition import StateMachine
-from cluster.raft_messages import Configuration
+from cluster.raft.messages import Configuration
 from cluster.simulation.build import PRODUCTION, Build
 from cluster.simulation.checks import Checks
 from cluster.simulation.disk import SHARDS, Disk

@@ -113,5 +113,3 @@ class HotReader:
 
     def get_many(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         return self._hot.get_many(self._rows, keys)
-
-

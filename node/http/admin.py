@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from quart import Response, g, request
 
-from cluster.meta import KEYS_PER_MEMBER_MAX
+from cluster.members.meta import KEYS_PER_MEMBER_MAX
 from cluster.replicas import Stopped
 from node.backup import BackupError, BackupLine, Failed, Made, create
 from node.http import admin_accounts, admin_cluster, admin_letters, api

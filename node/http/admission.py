@@ -12,7 +12,7 @@ from blake3 import blake3
 from quart import g, request
 
 from cluster.commands import Refused
-from cluster.placement import NotEnoughCopies
+from cluster.copies.placement import NotEnoughCopies
 from cluster.replicas import Overloaded, Stopped, now_ms
 from cluster.router import StorageFull, Unavailable
 from node.http.application import PressedRequest

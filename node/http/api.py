@@ -6,9 +6,9 @@ from typing import Any, Final
 import msgspec
 from quart import Response
 
-from cluster import meta_rows
 from cluster.commands import Refused
-from cluster.placement import NotEnoughCopies
+from cluster.copies.placement import NotEnoughCopies
+from cluster.members import meta_rows
 from cluster.replicas import Overloaded, Stopped
 from cluster.router import StorageFull, Unavailable
 from node.http import accounts, follows, media, posts, web, web_cluster, web_forms, web_pages

@@ -16,7 +16,7 @@ import trio
 from quart import Response, request
 from werkzeug.datastructures import MultiDict
 
-from cluster.fetching import BlobUnavailable
+from cluster.copies.fetching import BlobUnavailable
 from cluster.replicas import now_ms
 from node.feeds.rendering import SIGNED_S
 from node.http.admission import Admission, answer_headers, signed, tell

@@ -18,7 +18,7 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from cluster.meta_rows import PublicKey
+from cluster.members.meta_rows import PublicKey
 from storage.directory import write_durably
 
 ALGORITHM = "EdDSA"

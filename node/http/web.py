@@ -13,7 +13,7 @@ import msgspec
 from quart import Response, g, request
 
 from cluster.commands import Refused
-from cluster.placement import NotEnoughCopies
+from cluster.copies.placement import NotEnoughCopies
 from cluster.replicas import Overloaded, Stopped
 from cluster.router import StorageFull, Unavailable
 from node.http.admission import head, problem_of, tell_stale, viewer

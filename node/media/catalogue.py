@@ -1,5 +1,5 @@
 """The catalogue: what the rows say of blobs, for those parts of the cluster that store and fetch them and
-know no rows of ours (`cluster.fetching.Catalogue`); and blobs used wherever they are.
+know no rows of ours (`cluster.copies.fetching.Catalogue`); and blobs used wherever they are.
 
 Every answer comes with an index up to which this replica had applied the log when it read the rows: it is
 taken before. A blob with a row was held at that index. Of a blob without one it says that every file which
@@ -14,8 +14,8 @@ first row goes until the last has come; so of such a partition, nothing is concl
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple, TypeVar
 
-from cluster.copies import Wanted
-from cluster.fetching import Fetching
+from cluster.copies.copies import Wanted
+from cluster.copies.fetching import Fetching
 from cluster.replicas import Replicas
 from node.social import blobs as rows_of
 from node.social.blobs import HASH_BYTES
@@ -81,7 +81,7 @@ class Catalogue:
 async def had(fetching: Fetching, digest: bytes, use: Callable[[], Awaitable[T]]) -> T:
     """What `use` makes of the blob; if it is not here, or damaged, it is fetched and used once more.
 
-    Raises BlobMissing, BlobDamaged, cluster.fetching.BlobUnavailable, and what `use` raises.
+    Raises BlobMissing, BlobDamaged, cluster.copies.fetching.BlobUnavailable, and what `use` raises.
     """
     try:
         return await use()

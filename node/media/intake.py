@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 import trio
 
-from cluster.placement import Placement
+from cluster.copies.placement import Placement
 from cluster.replicas import now_ms
 from cluster.router import StorageFull
 from node.media.probe import SNIFF_BYTES, MediaType, sniff
@@ -92,7 +92,7 @@ class Intake:
         """Place a received upload as an original of `owner`. Without a `media` id the reference carries a
         provisional number, which the command that makes the medium must name.
 
-        Raises StorageFull, Refused, cluster.placement.NotEnoughCopies; then the upload is abandoned.
+        Raises StorageFull, Refused, cluster.copies.placement.NotEnoughCopies; then the upload is abandoned.
         """
         assert received.type is not None
         media = media or PROVISIONAL | int.from_bytes(os.urandom(7), "big")

@@ -24,9 +24,9 @@ import msgspec
 import trio
 
 from cluster.commands import Refused
-from cluster.fetching import BlobUnavailable, Fetching, Links
-from cluster.placement import NotEnoughCopies
-from cluster.raft_effects import Standing
+from cluster.copies.fetching import BlobUnavailable, Fetching, Links
+from cluster.copies.placement import NotEnoughCopies
+from cluster.raft.effects import Standing
 from cluster.replicas import Overloaded, now_ms
 from cluster.router import StorageFull, Unavailable
 from node.logs import get_logger

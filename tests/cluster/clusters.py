@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import trio
 
 from cluster.peers.links import Links, introduction, tcp
-from cluster.raft_effects import AddLearner, ChangeRefused, NotLeader, Promote
+from cluster.raft.effects import AddLearner, ChangeRefused, NotLeader, Promote
 from cluster.replicas import Overloaded, Replicas
 from cluster.router import Router
 from storage.journal import Journal

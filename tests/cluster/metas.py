@@ -1,9 +1,10 @@
 """A meta group of one replica in memory, driven by commands; for tests of what it decides."""
 
-from cluster import commands, meta
+from cluster import commands
 from cluster.commands import Accepted, Execute
 from cluster.keys import META_PARTITION
-from cluster.meta import MetaMachine
+from cluster.members import meta
+from cluster.members.meta import MetaMachine
 from cluster.partition import Partition
 from storage.memory import MemoryRows
 from storage.rows import Overlay

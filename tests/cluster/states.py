@@ -3,9 +3,9 @@
 from random import Random
 
 from cluster.keys import GROUPS, HEADS, HEADS_PARTITION, GroupKey, GroupRow, Head, HeadKey
-from cluster.raft_messages import Configuration
-from cluster.spool import Spool
-from cluster.state_stream import state_pieces
+from cluster.raft.messages import Configuration
+from cluster.snapshots.spool import Spool
+from cluster.snapshots.state_stream import state_pieces
 from storage.keys import partition_range
 from tests.cluster.toy import NOTES, NoteKey
 

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 import trio
 from blake3 import blake3
 
-from cluster.copies import Wanted
-from cluster.fetching import Fetching
-from cluster.placement import Placement
-from cluster.raft_messages import Configuration
-from cluster.repair import Repair
-from cluster.scrub import Scrub
+from cluster.copies.copies import Wanted
+from cluster.copies.fetching import Fetching
+from cluster.copies.placement import Placement
+from cluster.copies.repair import Repair
+from cluster.copies.scrub import Scrub
+from cluster.raft.messages import Configuration
 from storage.blobs import BlobMissing, Blobs
 from tests.cluster.peers.cluster import make_node, now_ms, running
 
@@ -24,7 +24,7 @@ WAIT_S = 10.0
 
 
 class Rows:
-    """What is referred to, alike on every node (`cluster.fetching.Catalogue`)."""
+    """What is referred to, alike on every node (`cluster.copies.fetching.Catalogue`)."""
 
     partitions = PARTITIONS
 

@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager, closing, contextmanager
 import pytest
 import trio
 
-from cluster import commands, meta, meta_rows
+from cluster import commands
 from cluster.commands import Deliver, Delivery, Execute, Trim
-from cluster.installing import install_pieces
 from cluster.keys import (
     GROUPS,
     HEADS,
@@ -21,8 +20,9 @@ from cluster.keys import (
     HeadKey,
 )
 from cluster.mailbox import INCARNATION_SHIFT
-from cluster.meta import MetaMachine
-from cluster.meta_rows import (
+from cluster.members import meta, meta_rows
+from cluster.members.meta import MetaMachine
+from cluster.members.meta_rows import (
     CLUSTERS,
     MEMBERS,
     PUBLIC_KEYS,
@@ -34,11 +34,12 @@ from cluster.meta_rows import (
     PublicKeyKey,
     Revoked,
 )
+from cluster.members.recovery import begin_anew, plan, recover
 from cluster.partition import Partition
-from cluster.raft_messages import NO_OP, Configuration, encode_configuration
-from cluster.recovery import begin_anew, plan, recover
+from cluster.raft.messages import NO_OP, Configuration, encode_configuration
 from cluster.replicas import Replicas
-from cluster.spool import FOLDER
+from cluster.snapshots.installing import install_pieces
+from cluster.snapshots.spool import FOLDER
 from cluster.starts import Starts
 from storage.directory import DataDirectory, DirectoryDamaged, DirectoryInUse
 from storage.entries import Entry, HardState, Truncation
@@ -226,7 +227,7 @@ def test_cut_anywhere_it_is_begun_again_and_ends_the_same(lost, tmp_path, moment
 
 
 def test_large_logs_are_applied_in_pieces(lost, monkeypatch):
-    monkeypatch.setattr("cluster.recovery.COMMIT_ROWS", 10)
+    monkeypatch.setattr("cluster.members.recovery.COMMIT_ROWS", 10)
     with written(lost) as node:
         node.last[5] = 0
         node.log(5, *(execute("rows", 7) for _ in range(20)), execute("add", 3), applied=0)
@@ -356,7 +357,7 @@ async def test_a_node_that_went_on_alone_starts_again_and_again(lost):
 def test_an_install_that_was_cut_is_finished_first(lost, monkeypatch):
     source = MemoryRows()
     fill(source, 5, some_notes(200, 1), index=40, term=9)
-    monkeypatch.setattr("cluster.installing.INSTALL_ROWS", 20)
+    monkeypatch.setattr("cluster.snapshots.installing.INSTALL_ROWS", 20)
     with opened(lost, journal=False) as (directory, shards, _):
         folder = directory.staging / FOLDER
         next(install_pieces(shards[1].begin, spooled(source, folder)))
@@ -434,7 +435,7 @@ def test_a_restored_node_that_was_never_in_a_cluster_registers_itself(lost):
 def test_half_a_snapshot_is_not_restored(lost, monkeypatch):
     source = MemoryRows()
     fill(source, 5, some_notes(200, 1), index=40, term=9)
-    monkeypatch.setattr("cluster.installing.INSTALL_ROWS", 20)
+    monkeypatch.setattr("cluster.snapshots.installing.INSTALL_ROWS", 20)
     with opened(lost, journal=False) as (directory, shards, _):
         next(install_pieces(shards[1].begin, spooled(source, directory.staging / FOLDER)))
     with (

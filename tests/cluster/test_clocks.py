@@ -1,6 +1,6 @@
 """Which clock is off, by what frames say."""
 
-from cluster.clocks import SAMPLE_EVERY_MS, STALE_MS, Clocks
+from cluster.members.clocks import SAMPLE_EVERY_MS, STALE_MS, Clocks
 
 NOW = 1_800_000_000_000
 

@@ -3,8 +3,8 @@ whom."""
 
 import pytest
 
-from cluster.copies import Copies, Errand, Wanted, divide, in_turn
-from cluster.raft_messages import Configuration
+from cluster.copies.copies import Copies, Errand, Wanted, divide, in_turn
+from cluster.raft.messages import Configuration
 
 A, B, C, D, E = (letter * 16 for letter in (b"a", b"b", b"c", b"d", b"e"))
 NOBODY = ()

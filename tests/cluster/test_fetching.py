@@ -6,8 +6,8 @@ import pytest
 import trio
 import trio.testing
 
-from cluster import fetching
-from cluster.fetching import BlobUnavailable
+from cluster.copies import fetching
+from cluster.copies.fetching import BlobUnavailable
 from cluster.peers.errors import PeerRefused
 from cluster.peers.messages import FetchBlob
 from storage.blobs import BlobMissing

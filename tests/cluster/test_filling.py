@@ -8,9 +8,9 @@ import trio
 from cluster import journal_writer
 from cluster.keys import HEADS, HEADS_PARTITION, HeadKey
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
-from cluster.raft_effects import AddLearner, Promote
-from cluster.snapshots import Snapshots
-from cluster.spool import finish_installs
+from cluster.raft.effects import AddLearner, Promote
+from cluster.snapshots.exchange import Snapshots
+from cluster.snapshots.spool import finish_installs
 from storage.keys import partition_range
 from storage.shard import Shard
 from tests.cluster.clusters import MAP_BYTES, PARTITIONS, Cluster, Network, add, make_node
@@ -91,7 +91,7 @@ def state(node, partition):
 
 async def test_a_node_that_joins_late_is_filled_and_keeps_up(tmp_path, monkeypatch):
     monkeypatch.setattr(journal_writer, "SEGMENTS_KEPT", 0)
-    monkeypatch.setattr("cluster.installing.INSTALL_ROWS", 50)  # so that an install has many steps
+    monkeypatch.setattr("cluster.snapshots.installing.INSTALL_ROWS", 50)  # so that an install has many steps
     async with late(tmp_path) as cluster:
         founder, joiner = cluster.nodes
         with trio.fail_after(WITHIN_S):
@@ -161,7 +161,7 @@ async def test_a_leader_that_loses_its_lead_while_it_sends_harms_nobody(tmp_path
 
 async def test_a_node_that_dies_while_it_installs_goes_on_after_its_start(tmp_path, monkeypatch):
     monkeypatch.setattr(journal_writer, "SEGMENTS_KEPT", 0)
-    monkeypatch.setattr("cluster.installing.INSTALL_ROWS", 20)
+    monkeypatch.setattr("cluster.snapshots.installing.INSTALL_ROWS", 20)
 
     def cut(number, install, spool):
         for step, changed in enumerate(joiner.snapshots.pieces(number, install, spool)):

@@ -5,8 +5,8 @@ from random import Random
 import pytest
 
 from cluster.groups import ELECTION_TICKS, Groups
-from cluster.raft_effects import Start
-from cluster.raft_messages import Append, Configuration, Install, PreVoteAnswer, VoteAnswer
+from cluster.raft.effects import Start
+from cluster.raft.messages import Append, Configuration, Install, PreVoteAnswer, VoteAnswer
 from storage.entries import HardState
 from tests.cluster.raft.cores import node
 

@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 
-from cluster import installing
-from cluster.installing import MemorySpooled, install_pieces, unfinished_installs, want_same
 from cluster.keys import GroupRow, HeadKey, InstallRow
-from cluster.spool import Spool, Spooled, finish_installs
-from cluster.state_stream import StateDamaged, StateTooLarge
+from cluster.snapshots import installing
+from cluster.snapshots.installing import MemorySpooled, install_pieces, unfinished_installs, want_same
+from cluster.snapshots.spool import Spool, Spooled, finish_installs
+from cluster.snapshots.state_stream import StateDamaged, StateTooLarge
 from storage.memory import MemoryRows
 from storage.shard import Shard, ShardDamaged
 from tests.cluster.states import (
@@ -40,7 +40,7 @@ STATES = {  # notes of the old and of the new state
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch):
     monkeypatch.setattr(installing, "INSTALL_ROWS", ROWS)
-    monkeypatch.setattr("cluster.state_stream.PIECE_BYTES", 300)
+    monkeypatch.setattr("cluster.snapshots.state_stream.PIECE_BYTES", 300)
 
 
 @pytest.fixture(params=STATES)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.keys import META_PARTITION
-from cluster.layout import Placed, difference, layout_of, voters_count
+from cluster.members.layout import Placed, difference, layout_of, voters_count
 
 PARTITIONS = 256
 SEEDS = range(5)

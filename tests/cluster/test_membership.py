@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.clocks import OFF_MS_MAX, SAMPLE_EVERY_MS, SAMPLES, STALE_MS
-from cluster.membership import (
+from cluster.members.clocks import OFF_MS_MAX, SAMPLE_EVERY_MS, SAMPLES, STALE_MS
+from cluster.members.membership import (
     BACK_MS_MAX,
     NEXT,
     SILENT_MS,
@@ -18,7 +18,7 @@ from cluster.membership import (
     State,
     Turned,
 )
-from cluster.raft_messages import MEMBERS_MAX
+from cluster.raft.messages import MEMBERS_MAX
 
 ME, ADA, BOB, CAM = (letter * 16 for letter in (b"m", b"a", b"b", b"c"))
 NOW = 1_800_000_000_000

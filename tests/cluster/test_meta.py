@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from cluster import meta, meta_rows
 from cluster.keys import META_PARTITION
-from cluster.layout import Placed
-from cluster.meta import (
+from cluster.members import meta, meta_rows
+from cluster.members.layout import Placed
+from cluster.members.meta import (
     INVITATION_MS_MAX,
     INVITATIONS_OPEN_MAX,
     INVITATIONS_USED_MAX,
@@ -22,7 +22,7 @@ from cluster.meta import (
     Revoke,
     SetSetting,
 )
-from cluster.meta_rows import (
+from cluster.members.meta_rows import (
     MEMBERS,
     SETTINGS,
     WEIGHT_DEFAULT,
@@ -31,7 +31,7 @@ from cluster.meta_rows import (
     SettingKey,
     Versions,
 )
-from cluster.raft_messages import MEMBERS_MAX
+from cluster.raft.messages import MEMBERS_MAX
 from storage.records import Codec
 from tests.cluster.metas import NOW, Group
 

@@ -5,10 +5,10 @@ import trio
 import trio.testing
 from blake3 import blake3
 
-from cluster import placement
+from cluster.copies import placement
+from cluster.copies.placement import NotEnoughCopies
 from cluster.peers.errors import PeerRefused
 from cluster.peers.messages import Done, FetchBlob, OfferBlob
-from cluster.placement import NotEnoughCopies
 from tests.cluster.storing import cluster
 
 DATA = b"photograph" * 1000

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.raft_effects import AddLearner, Demote, Promote, RaftStatistics, Remove
-from cluster.raft_messages import Configuration
-from cluster.reconcile import LEVEL_LAG, Transfer, is_needed, next_step
+from cluster.members.reconcile import LEVEL_LAG, Transfer, is_needed, next_step
+from cluster.raft.effects import AddLearner, Demote, Promote, RaftStatistics, Remove
+from cluster.raft.messages import Configuration
 
 LAST = 10_000
 STEPS_MAX = 40  # of seven nodes, each comes, is promoted, demoted and removed at most, and the lead moves

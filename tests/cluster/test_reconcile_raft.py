@@ -3,9 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.layout import Placed, layout_of
-from cluster.raft_messages import is_configuration
-from cluster.reconcile import Transfer, next_step
+from cluster.members.layout import Placed, layout_of
+from cluster.members.reconcile import Transfer, next_step
+from cluster.raft.messages import is_configuration
 from tests.cluster.raft.cores import name, node
 from tests.cluster.raft.hamlet import Hamlet
 
@@ -136,7 +136,7 @@ def test_cores_go_where_the_layout_wants_them_and_lose_nothing(history, partitio
     for number in cluster.members:
         cluster.come(number)
     cluster.bring()
-    wanted, reached = cluster.placement(), cluster.leader()
+    wanted, reached = cluster.copies.placement(), cluster.leader()
     voters = reached.configuration.voters
     if len(cluster.members) == 2:
         assert len(voters) == 1 and set(voters) < set(wanted.members)

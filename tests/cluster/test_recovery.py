@@ -65,12 +65,11 @@ async def test_what_was_proposed_when_it_stops_is_still_answered(tmp_path):
     async def propose():
         results.append(await node.do(0, "add", 1))
 
-    async with trio.open_nursery() as nursery:
-        async with running(node):
-            for _ in range(100):
-                nursery.start_soon(propose)
-            await trio.lowlevel.checkpoint()
-            assert results == []
+    async with trio.open_nursery() as nursery, running(node):
+        for _ in range(100):
+            nursery.start_soon(propose)
+        await trio.lowlevel.checkpoint()
+        assert results == []
     assert sorted(results) == list(range(1, 101))
     async with running(Node(tmp_path / "n")) as node:
         assert node.balances()[0] == 100

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import trio
 
-from cluster import repair
+from cluster.copies import repair
 from tests.cluster.storing import cluster
 
 

@@ -1,7 +1,7 @@
 """What the nodes' reports add up to, and what is said of it."""
 
 from cluster.keys import META_PARTITION
-from cluster.raft_effects import RaftStatistics
+from cluster.raft.effects import RaftStatistics
 from cluster.reports import BEHIND_ENTRIES, Report, is_behind, median, picture
 
 A, B, C = "aa" * 16, "bb" * 16, "cc" * 16

@@ -2,7 +2,7 @@
 
 import math
 
-from cluster.rounds import Rounds
+from cluster.copies.rounds import Rounds
 
 
 def test_the_first_is_due_soon_and_each_other_in_its_time():

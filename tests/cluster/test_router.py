@@ -9,7 +9,7 @@ from cluster.commands import Declined, Deliver, Delivery, DropDeadLetter, Refuse
 from cluster.forwarding import NOT_LEADER, OVERLOADED, STORAGE_FULL, UNKNOWN
 from cluster.peers.errors import PeerRefused
 from cluster.peers.messages import CloseLane, Index, Propose, ReadIndex
-from cluster.raft_roles import Role
+from cluster.raft.roles import Role
 from cluster.read_index import READ_INDEX_WITHIN_S
 from cluster.replicas import Overloaded, StorageFull
 from cluster.router import Unavailable

@@ -6,14 +6,15 @@ from functools import partial
 import pytest
 import trio
 
-from cluster import snapshots, state_stream
-from cluster.installing import install_pieces
 from cluster.keys import HEADS_PARTITION, META_PARTITION, HeadKey
 from cluster.peers.errors import PeerRefused, PeerUnreachable
 from cluster.peers.messages import FetchSnapshot
-from cluster.raft_messages import Configuration, Install
-from cluster.snapshots import Snapshots
-from cluster.spool import Spooled
+from cluster.raft.messages import Configuration, Install
+from cluster.snapshots import exchange as snapshots
+from cluster.snapshots import state_stream
+from cluster.snapshots.exchange import Snapshots
+from cluster.snapshots.installing import install_pieces
+from cluster.snapshots.spool import Spooled
 from storage.shard import Shard
 from tests.cluster.peers.cluster import A, B, C, pair
 from tests.cluster.states import PARTITION, contents, fill, some_notes
@@ -205,7 +206,7 @@ async def test_a_stream_that_takes_too_long_is_ended(tmp_path, monkeypatch):
 
 
 async def test_a_disk_without_room_is_said_to_be_full(tmp_path, monkeypatch):
-    monkeypatch.setattr("cluster.spool.LEFT_BYTES", 1 << 60)
+    monkeypatch.setattr("cluster.snapshots.spool.LEFT_BYTES", 1 << 60)
     async with nodes(tmp_path) as (a, b):
         a.fill(PARTITION, {1: b"x"})
         with pytest.raises(PeerRefused, match="storage_full"):

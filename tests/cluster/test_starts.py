@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.keys import GroupRow, Head
-from cluster.raft import Raft
-from cluster.raft_effects import HardState
-from cluster.raft_messages import Configuration
+from cluster.raft.core import Raft
+from cluster.raft.effects import HardState
+from cluster.raft.messages import Configuration
 from cluster.starts import LogGap, Starts
 from storage.entries import Entry, Truncation
 from storage.entries import HardState as HardStateRecord

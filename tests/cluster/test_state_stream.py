@@ -9,9 +9,9 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import state_stream
 from cluster.keys import HEADS, HEADS_PARTITION, META_PARTITION, GroupRow, Head, HeadKey
-from cluster.state_stream import (
+from cluster.snapshots import state_stream
+from cluster.snapshots.state_stream import (
     Begin,
     End,
     Rows,

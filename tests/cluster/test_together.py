@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from cluster.commands import Execute
-from cluster.raft_effects import Lost, NotLeader
+from cluster.raft.effects import Lost, NotLeader
 from cluster.replicas import now_ms
 from tests.cluster.lone import PARTITIONS
 from tests.cluster.toy import balance, encode

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from cluster.raft_effects import AddLearner, ChangeRefused, Promote
+from cluster.raft.effects import AddLearner, ChangeRefused, Promote
 from tests.cluster.lone import Node
 
 WITHIN_S = 30  # a bound for what takes a second: a hang becomes a failure
@@ -98,7 +98,7 @@ class Trio:
 
     async def do(self, partition, *body):
         """Propose wherever the leader is; the result. For what may be tried again."""
-        from cluster.raft_effects import Lost, NotLeader
+        from cluster.raft.effects import Lost, NotLeader
         from tests.cluster.toy import decode
 
         node = next(iter(self.nodes.values()))

@@ -12,8 +12,8 @@ from contextlib import ExitStack, closing, contextmanager
 import trio
 
 from cluster import keys as cluster_keys
-from cluster import meta, meta_rows
 from cluster.keys import META_PARTITION
+from cluster.members import meta, meta_rows
 from cluster.replicas import Replicas
 from node.social import records
 from node.social.application import social_machine

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cluster.installing import unfinished_installs
-from cluster.snapshots import Snapshots
-from cluster.spool import Spool, SpoolFull
+from cluster.snapshots.exchange import Snapshots
+from cluster.snapshots.installing import unfinished_installs
+from cluster.snapshots.spool import Spool, SpoolFull
 from storage.journal import Entry, Journal, JournalFull
 from storage.memory import MemoryRows
 from storage.shard import Shard
@@ -57,7 +57,7 @@ class NoLinks:
 
 
 def test_an_install_waits_for_room_and_then_ends(small_disk, tmp_path, monkeypatch):
-    monkeypatch.setattr("cluster.installing.INSTALL_ROWS", 500)
+    monkeypatch.setattr("cluster.snapshots.installing.INSTALL_ROWS", 500)
     source = MemoryRows()
     fill(source, PARTITION, some_notes(20_000, 1, size=400), index=40)
     shard = Shard(small_disk / "shard", map_bytes=1 << 30)

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 import trio
 
-from cluster.installing import install_pieces
 from cluster.keys import HEADS, HEADS_PARTITION
-from cluster.spool import FOLDER
+from cluster.snapshots.installing import install_pieces
+from cluster.snapshots.spool import FOLDER
 from node.check import check
 from node.compaction import compact
 from node.social.keys import CountsKey, FollowerKey, PostKey
@@ -194,7 +194,7 @@ def test_heads_are_compared_with_their_rows(whole, data):
 
 
 def test_a_snapshot_that_is_half_installed_is_damage_only_when_it_is_gone(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("cluster.installing.INSTALL_ROWS", 20)
+    monkeypatch.setattr("cluster.snapshots.installing.INSTALL_ROWS", 20)
     data, source = shutil.copytree(whole[0], tmp_path / "n"), MemoryRows()
     fill(source, PARTITION, some_notes(200, 1), index=10_000)
     folder = data / "staging" / FOLDER

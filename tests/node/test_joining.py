@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.meta_rows import Cluster as ClusterRow
+from cluster.members.meta_rows import Cluster as ClusterRow
 from cluster.peers import certificates
 from node import joining
 from node.joining import CannotJoin, Pledge

@@ -2,7 +2,7 @@
 
 import trio
 
-from cluster.raft_roles import Role
+from cluster.raft.roles import Role
 from cluster.replicas import Replicas
 from node.conduct import LEAVE_WITHIN_S, Conduct
 from tests.node.together import READY_S, together

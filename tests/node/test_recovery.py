@@ -2,9 +2,9 @@
 
 from contextlib import closing
 
-from cluster import meta_rows
 from cluster.keys import GROUPS, HEADS_PARTITION, META_PARTITION, GroupKey, GroupRow
-from cluster.meta_rows import MEMBERS, Member, MemberKey
+from cluster.members import meta_rows
+from cluster.members.meta_rows import MEMBERS, Member, MemberKey
 from node.check import check
 from node.recovery import plan, recover
 from node.restore import choose, restore

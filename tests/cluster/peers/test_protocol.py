@@ -6,7 +6,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cluster import raft_messages, raft_quiet, snapshots, state_stream
 from cluster.peers import (
     bulk,
     certificates,
@@ -19,6 +18,10 @@ from cluster.peers import (
     serving,
     strangers,
 )
+from cluster.raft import messages as raft_messages
+from cluster.raft import quiet as raft_quiet
+from cluster.snapshots import exchange as snapshots
+from cluster.snapshots import state_stream
 
 TEXT = Path(__file__).resolve().parents[3].joinpath("docs/protocol.md").read_text()
 MODULES = (

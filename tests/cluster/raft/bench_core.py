@@ -9,8 +9,8 @@ Prints µs of Python for an entry on the leader's node alone, and on all three n
 from random import Random
 from time import process_time
 
-from cluster.raft import Raft
-from cluster.raft_effects import Start
+from cluster.raft.core import Raft
+from cluster.raft.effects import Start
 from tests.cluster.raft.cores import node, voters
 
 GROUPS, BATCH, ROUNDS = 256, 64, 300

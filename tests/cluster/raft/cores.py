@@ -6,9 +6,9 @@ the writes that were not synced, or keeps the first records of them. The state m
 
 from collections import deque
 
-from cluster.raft import Raft
-from cluster.raft_effects import HardState, NeedEntries, NeedSnapshot, RaftSettings, Start
-from cluster.raft_messages import Configuration, Install, decode_configuration, is_configuration
+from cluster.raft.core import Raft
+from cluster.raft.effects import HardState, NeedEntries, NeedSnapshot, RaftSettings, Start
+from cluster.raft.messages import Configuration, Install, decode_configuration, is_configuration
 
 
 def node(number):

@@ -3,8 +3,8 @@
 Timeouts are drawn without chance: node 1 is the most impatient. Disks sync at once, unless they are held.
 """
 
-from cluster.raft import Raft
-from cluster.raft_effects import RaftSettings
+from cluster.raft.core import Raft
+from cluster.raft.effects import RaftSettings
 from tests.cluster.raft.cores import Replica, name, node, voters
 
 SETTINGS = RaftSettings(quiet_ticks=0)

@@ -1,10 +1,10 @@
 """Bugs planted into the core, one class each: what the simulation must find, or it proves nothing."""
 
-from cluster.raft import Raft
-from cluster.raft_leader import Leadership
-from cluster.raft_log import Log
-from cluster.raft_messages import Append, Heartbeat, Install, VoteAnswer
-from cluster.raft_roles import Role
+from cluster.raft.core import Raft
+from cluster.raft.leader import Leadership
+from cluster.raft.log import Log
+from cluster.raft.messages import Append, Heartbeat, Install, VoteAnswer
+from cluster.raft.roles import Role
 
 PLANTED = {}
 

@@ -9,8 +9,8 @@ import heapq
 from dataclasses import dataclass, field
 from random import Random
 
-from cluster.raft import Raft
-from cluster.raft_effects import (
+from cluster.raft.core import Raft
+from cluster.raft.effects import (
     AddLearner,
     ChangeRefused,
     Demote,
@@ -20,8 +20,8 @@ from cluster.raft_effects import (
     RaftSettings,
     Remove,
 )
-from cluster.raft_messages import Append, decode, encode
-from cluster.raft_roles import Role
+from cluster.raft.messages import Append, decode, encode
+from cluster.raft.roles import Role
 from tests.cluster.raft.cores import Replica, name, node, voters
 
 SETTINGS = RaftSettings(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cluster.raft_effects import AddLearner, ChangeRefused, Demote, NotLeader, Overfull, Promote, Remove
-from cluster.raft_messages import (
+from cluster.raft.effects import AddLearner, ChangeRefused, Demote, NotLeader, Overfull, Promote, Remove
+from cluster.raft.messages import (
     Appended,
     Heard,
     Heartbeat,
@@ -14,7 +14,7 @@ from cluster.raft_messages import (
     VoteAnswer,
     encode_configuration,
 )
-from cluster.raft_roles import Event, Role
+from cluster.raft.roles import Event, Role
 from tests.cluster.raft.cores import node, voters
 from tests.cluster.raft.hamlet import Hamlet
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.raft_effects import Start
-from cluster.raft_log import Log
+from cluster.raft.effects import Start
+from cluster.raft.log import Log
 
 
 def flat(runs):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import raft_messages as m
+from cluster.raft import messages as m
 from tests.cluster.raft.cores import node, voters
 
 BYTES = [

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cluster.raft_effects import HardState, NotLeader
-from cluster.raft_messages import (
+from cluster.raft.effects import HardState, NotLeader
+from cluster.raft.messages import (
     Append,
     Appended,
     Commit,
@@ -14,7 +14,7 @@ from cluster.raft_messages import (
     Vote,
     VoteAnswer,
 )
-from cluster.raft_roles import NEXT, Event, Role
+from cluster.raft.roles import NEXT, Event, Role
 from tests.cluster.raft.cores import node, voters
 from tests.cluster.raft.hamlet import Hamlet
 

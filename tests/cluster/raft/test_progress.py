@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from cluster.raft_messages import Append, Appended, Heard, Mismatch
-from cluster.raft_progress import NEXT, Flow, Progress, Sign
+from cluster.raft.messages import Append, Appended, Heard, Mismatch
+from cluster.raft.progress import NEXT, Flow, Progress, Sign
 from tests.cluster.raft.cores import node
 from tests.cluster.raft.hamlet import SETTINGS, Hamlet
 

@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.raft_quiet import NodeHeartbeat, QuietGroups, Wakes
+from cluster.raft.quiet import NodeHeartbeat, QuietGroups, Wakes
 from tests.cluster.raft.cores import node
 
 A, B, C = map(node, (1, 2, 3))

@@ -19,8 +19,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cluster.raft_effects import AddLearner, ChangeRefused, Demote, NotLeader, Overfull, Promote, Remove
-from cluster.raft_messages import is_configuration
+from cluster.raft.effects import AddLearner, ChangeRefused, Demote, NotLeader, Overfull, Promote, Remove
+from cluster.raft.messages import is_configuration
 from tests.cluster.raft.cores import name, node, voters
 from tests.cluster.raft.hamlet import SETTINGS, Hamlet
 

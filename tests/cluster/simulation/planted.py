@@ -8,21 +8,22 @@ from typing import NamedTuple
 
 import msgspec
 
-from cluster import mailbox, state_stream
+from cluster import mailbox
 from cluster.commands import Trim, encode
 from cluster.groups import Groups
 from cluster.keys import TakenKey
 from cluster.partition import Partition
-from cluster.raft_effects import Lost
-from cluster.raft_log import Log
+from cluster.raft.effects import Lost
+from cluster.raft.log import Log
 from cluster.simulation.belonging import Belonging
 from cluster.simulation.build import PRODUCTION, Build, whole_state
 from cluster.simulation.errand import Errand, LinkLost
 from cluster.simulation.node import Node
 from cluster.simulation.service import Service
 from cluster.simulation.world import Options
+from cluster.snapshots import state_stream
+from cluster.snapshots.state_stream import End, Rows, StateCheck
 from cluster.starts import Starts
-from cluster.state_stream import End, Rows, StateCheck
 from storage.entries import HardState
 from storage.journal import JournalFailed, JournalFull
 from tests.cluster.raft import planted as raft

@@ -5,9 +5,9 @@ from random import Random
 import pytest
 
 from cluster.groups import BEAT_TICKS, ELECTION_TICKS, SILENT_TICKS, Groups
-from cluster.raft_effects import Start
-from cluster.raft_messages import Configuration
-from cluster.raft_roles import Role
+from cluster.raft.effects import Start
+from cluster.raft.messages import Configuration
+from cluster.raft.roles import Role
 from cluster.simulation.many import run_one
 from cluster.simulation.world import PRODUCTION, Options
 from node.traffic import SocialApplication

@@ -7,7 +7,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cluster.meta_rows import PublicKey
+from cluster.members.meta_rows import PublicKey
 from node.http.cursors import Cursors
 from node.http.problems import Problem
 from node.http.tokens import (

@@ -15,8 +15,8 @@ import msgspec
 import structlog
 import trio
 
-from cluster.fetching import BlobUnavailable, Fetching
-from cluster.rounds import Rounds
+from cluster.copies.fetching import BlobUnavailable, Fetching
+from cluster.copies.rounds import Rounds
 from storage.blobs import DIGEST_BYTES, BlobDamaged, BlobEntry, BlobMissing, Blobs
 
 log = structlog.stdlib.get_logger("heliograph.blobs")

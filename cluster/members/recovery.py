@@ -4,8 +4,8 @@
     recover(data, …)        makes this node the only member of every group
 
 What this node's journal has is applied first, committed or not: it may have been acknowledged. Then each
-shard is changed in one transaction (`cluster.alone`). Cut at any point, it is simply begun again: what is
-applied is applied, and a group that is this node's alone is left as it is.
+shard is changed in one transaction (`cluster.members.alone`). Cut at any point, it is simply begun again:
+what is applied is applied, and a group that is this node's alone is left as it is.
 """
 
 from bisect import bisect_right
@@ -16,15 +16,16 @@ from typing import Final
 
 import msgspec
 
-from cluster import commands, meta_rows
-from cluster.alone import begin_alone, cursors_behind, is_alone
+from cluster import commands
 from cluster.commands import Execute
-from cluster.installing import unfinished_installs
 from cluster.keys import GROUPS, HEADS, HEADS_PARTITION, META_PARTITION, GroupRow, Head
+from cluster.members import meta_rows
+from cluster.members.alone import begin_alone, cursors_behind, is_alone
 from cluster.partition import Partition, StateMachine
-from cluster.raft_effects import Start
-from cluster.raft_messages import Configuration, is_configuration
-from cluster.spool import FOLDER, finish_installs
+from cluster.raft.effects import Start
+from cluster.raft.messages import Configuration, is_configuration
+from cluster.snapshots.installing import unfinished_installs
+from cluster.snapshots.spool import FOLDER, finish_installs
 from cluster.starts import LogGap, Starts
 from storage.directory import DataDirectory, DirectoryDamaged
 from storage.entries import Entry, Record

@@ -2,8 +2,8 @@
 
 It is offered to all of them at once; each pulls it from here, makes it durable and answers. When a majority
 of the voters has it, it may be referred to; the others go on in the background, and what does not reach them
-they fetch themselves (`cluster.repair`). On a lone node there is nobody to offer it to, and nothing is waited
-for.
+they fetch themselves (`cluster.copies.repair`). On a lone node there is nobody to offer it to, and nothing
+is waited for.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from typing import Final
 import msgspec
 import trio
 
-from cluster.copies import Copies, Wanted, name
-from cluster.fetching import Fetching, Links
+from cluster.copies.copies import Copies, Wanted, name
+from cluster.copies.fetching import Fetching, Links
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.messages import Done, OfferBlob
-from cluster.raft_messages import Configuration
+from cluster.raft.messages import Configuration
 from storage.blobs import BlobMismatch, Blobs, BlobsFull, BlobTooLarge
 
 PLACED_WITHIN_S: Final = (

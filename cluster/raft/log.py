@@ -14,7 +14,7 @@ entry that was replaced meanwhile counts for nothing.
 from bisect import bisect_right
 from collections import deque
 
-from cluster.raft_effects import Run, Start
+from cluster.raft.effects import Run, Start
 
 
 class Log:

@@ -28,7 +28,7 @@ from cluster.keys import (
     InstallKey,
     InstallRow,
 )
-from cluster.state_stream import Begin, Piece, Rows, StateDamaged, read_state
+from cluster.snapshots.state_stream import Begin, Piece, Rows, StateDamaged, read_state
 from storage.keys import partition_range
 from storage.rows import Base, Reader
 
@@ -48,7 +48,8 @@ T = TypeVar("T", bound=Transaction)
 
 
 class Kept(Protocol):
-    """A whole state that was received and is durable: `cluster.spool.Spooled`, or `MemorySpooled` here."""
+    """A whole state that was received and is durable: `cluster.snapshots.spool.Spooled`, or
+    `MemorySpooled` here."""
 
     @property
     def name(self) -> str:
@@ -66,7 +67,7 @@ class Kept(Protocol):
 
 
 class MemorySpooled:
-    """A kept state in memory: the twin of `cluster.spool.Spooled`, for simulations and tests."""
+    """A kept state in memory: the twin of `cluster.snapshots.spool.Spooled`, for simulations and tests."""
 
     def __init__(self, name: str, partition: int, data: list[bytes]) -> None:
         """Raises StateDamaged where the data are not a whole state of the partition."""

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import trio
 
-from cluster.copies import Wanted, in_turn, name
+from cluster.copies.copies import Wanted, in_turn, name
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.messages import FetchBlob, HaveBlobs, Held
 from storage.blobs import (

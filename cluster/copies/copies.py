@@ -8,7 +8,7 @@ the voters has it, as an entry of the log does; the others, and learners, get it
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from cluster.raft_messages import Configuration
+from cluster.raft.messages import Configuration
 
 NAME_LETTERS: Final = 8  # of a node's id or a blob's hash, in what people read
 

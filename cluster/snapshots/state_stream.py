@@ -23,7 +23,7 @@ import msgspec
 from blake3 import blake3
 
 from cluster.keys import GROUPS, HEADS, HEADS_PARTITION, GroupKey, GroupRow, Head, HeadKey
-from cluster.raft_messages import Configuration
+from cluster.raft.messages import Configuration
 from storage.keys import partition_range
 from storage.records import RecordDamaged, want_whole
 from storage.rows import Reader

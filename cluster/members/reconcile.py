@@ -23,9 +23,9 @@ from typing import Final
 
 import msgspec
 
-from cluster.raft_effects import DEFAULTS, AddLearner, Demote, Promote, RaftStatistics, Remove
-from cluster.raft_messages import Configuration
-from cluster.raft_progress import Flow
+from cluster.raft.effects import DEFAULTS, AddLearner, Demote, Promote, RaftStatistics, Remove
+from cluster.raft.messages import Configuration
+from cluster.raft.progress import Flow
 
 LEVEL_LAG: Final = DEFAULTS.promote_lag  # entries that a level follower may lack: they are on their way
 

@@ -2,7 +2,7 @@
 
 A partition like the others, with a state machine of its own. On a lone node it has one voter from the first
 start, so that what is decided here is decided the same way when nodes join. The rows are in
-`cluster.meta_rows`. Refusals: `stale_boot`, `unknown_node`, `revoked`, `conflict`, `not_found`,
+`cluster.members.meta_rows`. Refusals: `stale_boot`, `unknown_node`, `revoked`, `conflict`, `not_found`,
 `invalid_field`, `rate_limited` (too many invitations), `level_too_low`, and `invitation_unknown`,
 `invitation_expired`, `invitation_used`.
 """
@@ -13,8 +13,8 @@ import msgspec
 
 from cluster.commands import FEATURE_LEVEL, Refused
 from cluster.keys import META_PARTITION
-from cluster.layout import REPLICATION_FACTOR_MAX
-from cluster.meta_rows import (
+from cluster.members.layout import REPLICATION_FACTOR_MAX
+from cluster.members.meta_rows import (
     CLUSTERS,
     INVITATIONS,
     MEMBERS,
@@ -49,7 +49,7 @@ from cluster.meta_rows import (
     versions,
 )
 from cluster.partition import Apply
-from cluster.raft_messages import MEMBERS_MAX
+from cluster.raft.messages import MEMBERS_MAX
 
 ID_BYTES: Final = 16
 SECRET_HASH_BYTES: Final = 32

@@ -5,8 +5,8 @@ level follower, or led there with this one. Both sides sum the same pairs (group
 that a heartbeat of three numbers says "all that you think I lead quietly, I do", and costs nothing per
 group. Where the sums differ twice in a row though nothing has changed on either side in between (else a
 message is under way, and with many groups always one), or the other node was started anew, or falls silent,
-the groups that are quiet under it wake and find out one by one. This decides nothing else: see `cluster.raft`
-on why that is safe. The byte form of a heartbeat is the msgpack array `[boot,
+the groups that are quiet under it wake and find out one by one. This decides nothing else: see
+`cluster.raft.core` on why that is safe. The byte form of a heartbeat is the msgpack array `[boot,
 groups, digest]`.
 """
 

@@ -3,7 +3,7 @@ Ongaro's dissertation of the same year for the sections named).
 
     raft.step(sender, message) / raft.tick() / raft.propose([command])
     ready = raft.ready()                    # None: nothing to do
-    … journal, send, apply as `cluster.raft_effects` says …
+    … journal, send, apply as `cluster.raft.effects` says …
     raft.synced(ready.number); raft.applied(index)
 
 Nothing here knows a clock, a file or a network. A tick is what the shell says it is, and decides only when
@@ -11,7 +11,7 @@ somebody asks to be elected or stops leading; who may lead, what is committed an
 from terms, indexes and majorities alone. Chance comes in as a function.
 
 **Quiet groups.** A group with nothing to do says so once and then neither sends nor ticks; one heartbeat
-between two nodes stands for those of all their quiet groups (`cluster.raft_quiet`). A quiet follower does not
+between two nodes stands for those of all their quiet groups (`cluster.raft.quiet`). A quiet follower does not
 campaign while the leader's node is heard to lead it in the same term. That is safe whatever clocks do: being
 quiet is only ever a reason not to campaign, or to refuse another the chance to; it grants no vote, commits
 nothing and confirms no read. A leader that was deposed unnoticed, or is cut off, still needs a majority in
@@ -22,7 +22,7 @@ no longer names it, and by messages that concern it; a follower that wakes alone
 from collections.abc import Callable
 from typing import Any
 
-from cluster.raft_effects import (
+from cluster.raft.effects import (
     DEFAULTS,
     Change,
     HardState,
@@ -34,9 +34,9 @@ from cluster.raft_effects import (
     Standing,
     Start,
 )
-from cluster.raft_elections import FROM_LEADER, Elections
-from cluster.raft_leader import Leadership
-from cluster.raft_messages import (
+from cluster.raft.elections import FROM_LEADER, Elections
+from cluster.raft.leader import Leadership
+from cluster.raft.messages import (
     CONFIGURATION_MARK,
     Append,
     Appended,
@@ -54,7 +54,7 @@ from cluster.raft_messages import (
     Vote,
     VoteAnswer,
 )
-from cluster.raft_roles import Event, Role
+from cluster.raft.roles import Event, Role
 
 
 class Raft(Elections):

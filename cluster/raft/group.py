@@ -1,13 +1,13 @@
 """What one replica knows of its group in any role: term, vote, log, members, and what is to go out.
 
-The roles' rules are in `cluster.raft` (follower and candidate) and `cluster.raft_leader`; both work on this.
-Here are the invariants that hold in every role, as assertions: terms and commit never go back, a node votes
-once in a term, configurations are those of the log.
+The roles' rules are in `cluster.raft.core` (follower and candidate) and `cluster.raft.leader`; both work
+on this. Here are the invariants that hold in every role, as assertions: terms and commit never go back, a
+node votes once in a term, configurations are those of the log.
 """
 
-from cluster.raft_effects import HardState, NeedEntries, NeedSnapshot, RaftSettings, ReadState, Run, Start
-from cluster.raft_log import Log
-from cluster.raft_messages import (
+from cluster.raft.effects import HardState, NeedEntries, NeedSnapshot, RaftSettings, ReadState, Run, Start
+from cluster.raft.log import Log
+from cluster.raft.messages import (
     CONFIGURATION_MARK,
     Configuration,
     Install,

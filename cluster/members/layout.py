@@ -2,10 +2,10 @@
 
 It is a function of the members and the replication factor, so every node that has the same rows of the meta
 group has the same layout, and nobody has to store it (law 6: one layout per version). Who votes follows from
-`cluster.ring`, corrected in two ways: no two voters share a zone while there are zones enough, and where
-chance gave a node more or less than `_TOLERANCE` around its share, the partitions that it is least (most)
-inclined to are given away (taken). Corrections are few, so a node that comes or goes moves little more than
-its own share.
+`cluster.members.ring`, corrected in two ways: no two voters share a zone while there are zones enough, and
+where chance gave a node more or less than `_TOLERANCE` around its share, the partitions that it is least
+(most) inclined to are given away (taken). Corrections are few, so a node that comes or goes moves little
+more than its own share.
 
 Two members are a case of their own: there is one voter, and it is the elder one of all partitions. Spread
 over both, either's death would stop half of all writes; so the younger one's death stops none.
@@ -19,8 +19,8 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from cluster import ring
 from cluster.keys import META_PARTITION
+from cluster.members import ring
 
 META_VOTERS_MAX: Final = 5
 REPLICATION_FACTOR_MAX: Final = 7

@@ -18,12 +18,12 @@ from typing import Any, Final, Protocol
 import msgspec
 import trio
 
-from cluster.installing import install_pieces, unfinished_installs
 from cluster.peers.errors import PeerRefused, PeerSilent
 from cluster.peers.messages import FetchSnapshot, Index, OfferSnapshot, Request, Response
-from cluster.raft_messages import Configuration, Install
-from cluster.spool import Spool, Spooled, SpoolFull
-from cluster.state_stream import (
+from cluster.raft.messages import Configuration, Install
+from cluster.snapshots.installing import install_pieces, unfinished_installs
+from cluster.snapshots.spool import Spool, Spooled, SpoolFull
+from cluster.snapshots.state_stream import (
     STATE_BYTES_MAX,
     Begin,
     StateDamaged,
@@ -219,7 +219,8 @@ class Snapshots:
         return Spool(self._folder, partition, bytes_max=self._bytes_max)
 
     def pieces(self, partition: int, install: Install, spooled: Spooled) -> Iterator[list[bytes]]:
-        """The steps of an install, for the thread of the partition's shard; see `cluster.installing`."""
+        """The steps of an install, for the thread of the partition's shard; see
+        `cluster.snapshots.installing`."""
         shard = self._shards[partition & (len(self._shards) - 1)]
         return install_pieces(shard.begin, spooled, _commit_if_there_is_room)
 

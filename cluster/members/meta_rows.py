@@ -1,7 +1,8 @@
 """What the meta group keeps: its keys, records and tables, and how they are read.
 
 Members, who was a member and may not come back, the cluster itself, invitations, public keys, settings. The
-readers here take any rows of this node's replica of the meta group; what changes them is `cluster.meta`.
+readers here take any rows of this node's replica of the meta group; what changes them is
+`cluster.members.meta`.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import msgspec
 
 from cluster.commands import FEATURE_LEVEL, Declined
 from cluster.keys import META_PARTITION
-from cluster.layout import Layout, Placed, layout_of
+from cluster.members.layout import Layout, Placed, layout_of
 from storage.keys import U16, Bytes16, Key, Text
 from storage.records import Codec
 from storage.rows import Reader, Table

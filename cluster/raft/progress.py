@@ -8,7 +8,7 @@ SNAPSHOT    it needs what is compacted: nothing is sent until the state has arri
 from collections import deque
 from enum import Enum
 
-from cluster.raft_effects import RaftSettings
+from cluster.raft.effects import RaftSettings
 
 
 class Flow(Enum):

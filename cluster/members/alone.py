@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from cluster import mailbox, meta_rows
+from cluster import mailbox
 from cluster.commands import FEATURE_LEVEL
 from cluster.keys import (
     GROUPS,
@@ -31,7 +31,8 @@ from cluster.keys import (
     Taken,
     TakenKey,
 )
-from cluster.meta_rows import (
+from cluster.members import meta_rows
+from cluster.members.meta_rows import (
     MEMBERS,
     PUBLIC_KEYS,
     REVOKED,

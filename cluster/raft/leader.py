@@ -10,7 +10,7 @@ to what it has synced, so an entry may even be committed by the others first.
 from collections import deque
 from typing import Final
 
-from cluster.raft_effects import (
+from cluster.raft.effects import (
     AddLearner,
     Change,
     ChangeRefused,
@@ -23,8 +23,8 @@ from cluster.raft_effects import (
     ReadState,
     Remove,
 )
-from cluster.raft_group import Group
-from cluster.raft_messages import (
+from cluster.raft.group import Group
+from cluster.raft.messages import (
     MEMBERS_MAX,
     NO_OP,
     Append,
@@ -37,7 +37,7 @@ from cluster.raft_messages import (
     TimeoutNow,
     encode_configuration,
 )
-from cluster.raft_progress import Flow, Progress, Sign
+from cluster.raft.progress import Flow, Progress, Sign
 
 READS_MAX: Final = 8192  # waiting for a round of heartbeats
 MISSED_TO_BE_LEFT: Final = 2  # checks without a word from a follower; then a group falls quiet without it

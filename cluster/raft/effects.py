@@ -9,7 +9,7 @@ The shell's duties, in one place:
   Ready are synced and before `synced(number)` is called. In one transaction with it the index and term of the
   Install are kept: entries of the journal up to there may be another leader's, and no `Start` may name them.
 - `Raft.quiet` is looked at after every input: a quiet core needs no ticks, and is told to
-  `cluster.raft_quiet.QuietGroups` with `Raft.quiet_with`, when it falls quiet and when it wakes.
+  `cluster.raft.quiet.QuietGroups` with `Raft.quiet_with`, when it falls quiet and when it wakes.
 - `Ready.committed` is applied in order, each entry once; `Raft.applied(index)` says how far. No-ops and
   configurations are among them; the last configuration applied is kept with the state.
 - `Ready.needs` are all answered: by `Raft.supply`, or by a stream of state that ends with an `Install`; how
@@ -20,8 +20,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from cluster.raft_messages import Configuration, Install, Message
-from cluster.raft_roles import Role
+from cluster.raft.messages import Configuration, Install, Message
+from cluster.raft.roles import Role
 
 
 class RaftSettings(msgspec.Struct, frozen=True):

@@ -2,16 +2,16 @@
 
 Elections have a question before them (§9.6 of Ongaro's dissertation), so that a node that was cut off raises
 no terms; a leader that is heard is protected from them (§4.2.3); a leader that hands over lifts that
-protection (§3.10). How logs are replicated is in `cluster.raft`, which completes this class.
+protection (§3.10). How logs are replicated is in `cluster.raft.core`, which completes this class.
 """
 
 from collections.abc import Callable
 from typing import ClassVar, Final
 
-from cluster.raft_effects import RaftSettings, Start
-from cluster.raft_group import Group
-from cluster.raft_leader import Leadership
-from cluster.raft_messages import (
+from cluster.raft.effects import RaftSettings, Start
+from cluster.raft.group import Group
+from cluster.raft.leader import Leadership
+from cluster.raft.messages import (
     Append,
     Commit,
     Heartbeat,
@@ -24,13 +24,13 @@ from cluster.raft_messages import (
     Vote,
     VoteAnswer,
 )
-from cluster.raft_roles import NEXT, Event, Role
+from cluster.raft.roles import NEXT, Event, Role
 
 FROM_LEADER: Final = (Append, Heartbeat, Install, Commit)
 
 
 class Elections:
-    """The part of a replica that decides whom it follows. See `cluster.raft.Raft`."""
+    """The part of a replica that decides whom it follows. See `cluster.raft.core.Raft`."""
 
     leadership_type: ClassVar[type[Leadership]] = Leadership
 

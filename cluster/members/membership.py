@@ -7,9 +7,10 @@ Signs come in (a frame, a link made or broken, time that passes), turns come out
     SUSPECT   not heard for a moment, or its link has just broken
     SILENT    not heard for long, or no link to it can be made
 
-A clock goes off when it is more than `OFF_MS_MAX` from the median of all (law 4; `cluster.clocks` says how
-that is known), and comes back when it is well within, so that one at the limit does not make leads go to and
-fro. `now` is any steady clock, in ms; `sent_ms` and `received_ms` are what the two nodes' clocks said.
+A clock goes off when it is more than `OFF_MS_MAX` from the median of all (law 4; `cluster.members.clocks`
+says how that is known), and comes back when it is well within, so that one at the limit does not make
+leads go to and fro. `now` is any steady clock, in ms; `sent_ms` and `received_ms` are what the two nodes'
+clocks said.
 """
 
 from collections.abc import Collection
@@ -18,8 +19,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from cluster.clocks import OFF_MS_MAX, Clocks
-from cluster.raft_messages import MEMBERS_MAX
+from cluster.members.clocks import OFF_MS_MAX, Clocks
+from cluster.raft.messages import MEMBERS_MAX
 
 SUSPECT_MS: Final = 300  # three heartbeats of a node
 SILENT_MS: Final = 600  # as long as an election waits at least

@@ -5,7 +5,7 @@ missing, asks the other nodes which of them they have, and fetches, from several
 soon after the start, after rows came by snapshot, and when a node was joined or came back; else slowly, for
 ever. What commits write is looked at on its own, a little later (`note`): so a blob that was not offered, or
 a log that is caught up with, waits for no round. It finds no stray files (the collector does) and reads no
-bytes (`cluster.scrub`).
+bytes (`cluster.copies.scrub`).
 
 Others' pages come first: rows are read in pieces with pauses, and STREAMS blobs are under way at once. That
 many keep a wire and a disk busy, and leave the event loop of both sides more than half of its time.
@@ -20,11 +20,11 @@ import msgspec
 import structlog
 import trio
 
-from cluster.copies import Errand, Wanted, divide
-from cluster.fetching import BlobUnavailable, Catalogue, Fetching
+from cluster.copies.copies import Errand, Wanted, divide
+from cluster.copies.fetching import BlobUnavailable, Catalogue, Fetching
+from cluster.copies.rounds import Rounds
 from cluster.peers.errors import PeerRefused, PeerSilent, PeerUnreachable
 from cluster.peers.messages import HASHES_MAX
-from cluster.rounds import Rounds
 from storage.blobs import BlobMissing, Blobs
 
 log = structlog.stdlib.get_logger("heliograph.blobs")

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from cluster.installing import install_pieces, unfinished_installs, want_same
 from cluster.keys import InstallRow
-from cluster.state_stream import STATE_BYTES_MAX, Begin, Piece, StateCheck, StateDamaged, read_state
+from cluster.snapshots.installing import install_pieces, unfinished_installs, want_same
+from cluster.snapshots.state_stream import STATE_BYTES_MAX, Begin, Piece, StateCheck, StateDamaged, read_state
 from storage.directory import sync_directory
 from storage.shard import Shard, ShardDamaged
 
@@ -85,7 +85,7 @@ def _named(wrong: OSError) -> Exception:
 
 
 class Spooled:
-    """A whole state in a file (`cluster.installing.Kept`)."""
+    """A whole state in a file (`cluster.snapshots.installing.Kept`)."""
 
     def __init__(self, path: Path, begin: Begin) -> None:
         self.path = path
