@@ -29,6 +29,7 @@ WATCH_S: Final = 2.0  # between two looks of --watch
 HOURS: Final = 24.0
 ID_SHOWN: Final = 8  # characters of a node's id, as commands take it back
 DIFFERENT_SHOWN: Final = 20
+REFUSED_SHOWN: Final = 10
 
 
 @click.group()
@@ -281,9 +282,12 @@ def transfer(
     if as_json:
         print_json(found)
     else:
-        for refused in found["refused"]:
+        for refused in found["refused"][:REFUSED_SHOWN]:
             note(f"partition {refused['partition']}: {refused['why']}")
-        note(f"{found['transferred']} leaderships are handed over")
+        if (more := len(found["refused"]) - REFUSED_SHOWN) > 0:
+            note(f"and {more} more partitions; try again for those that are being led anew")
+        count = found["transferred"]
+        note(f"{count} leadership{' is' if count == 1 else 's are'} handed over")
     if found["refused"]:
         raise SystemExit(FAILED)
 

@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="heliograph", prog_name="heliograph")
 def main() -> None:
-    """A photo-sharing network in one process.
+    """A photo-sharing network in one process, or in a few that hold the same data.
 
     Begin with `heliograph node run`. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 denied,
     5 unreachable.
