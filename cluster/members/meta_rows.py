@@ -215,7 +215,7 @@ def refuses_start(
     known: Mapping[bytes, Member], gone: Mapping[bytes, Revoked], node: bytes, boot: int, start: bytes
 ) -> Declined | None:
     if node in gone:
-        return Declined("revoked", f"node {node.hex()} is no member any more")
+        return Declined("revoked", f"node {node.hex()} was revoked")
     registered = known.get(node)
     if registered is None:
         return Declined("unknown_node", f"node {node.hex()} is no member")
