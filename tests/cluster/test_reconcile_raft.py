@@ -136,7 +136,7 @@ def test_cores_go_where_the_layout_wants_them_and_lose_nothing(history, partitio
     for number in cluster.members:
         cluster.come(number)
     cluster.bring()
-    wanted, reached = cluster.copies.placement(), cluster.leader()
+    wanted, reached = cluster.placement(), cluster.leader()
     voters = reached.configuration.voters
     if len(cluster.members) == 2:
         assert len(voters) == 1 and set(voters) < set(wanted.members)
