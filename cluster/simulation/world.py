@@ -135,6 +135,12 @@ class World:
             if other.alive and other is not node and not node.is_copy:
                 delay = self.kernel.between(1, 600) * MS
                 other.after(delay, self._links_broke, other, node, node.life)
+        if self.is_ending and not node.is_copy:  # a disk that was to fail at the next sync did so only now
+            self.kernel.after(SECOND, self._start_again, node)
+
+    def _start_again(self, node: Node) -> None:
+        if not node.alive:
+            node.start()
 
     def _links_broke(self, node: Node, peer: Node, life: int) -> None:
         node.service.calls.peer_lost(peer.number)
