@@ -35,7 +35,7 @@ from storage.shard import Shard
 SHARDS: Final = 2
 ROWS: Final = 3
 ROW_BYTES: Final = 48
-SLOTS: Final = 20_000  # of each partition: rows are written again and again
+SLOTS: Final = 100  # of each partition: rows are written again and again
 BODY_BYTES: Final = 130  # 200 with what every command carries
 
 
