@@ -169,10 +169,13 @@ class Groups:
     def campaign(self, partition: int) -> None:
         self._touch(partition).campaign()
 
-    def campaign_alone(self) -> None:
-        """Groups whose only voter is this node need not wait until nobody was heard."""
+    def campaign_alone(self, *, behind: bool = False) -> None:
+        """Groups whose only voter is this node need not wait until nobody was heard; all of them, or those
+        whose log holds more than is applied."""
         for number, raft in self._rafts.items():
-            if raft.configuration.voters == (self._me,):
+            if raft.configuration.voters == (self._me,) and not (
+                behind and raft.applied_index == raft.group.log.last
+            ):
                 self.campaign(number)
 
     def read(self, partition: int, ticket: Ticket) -> None:

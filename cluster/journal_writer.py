@@ -216,7 +216,8 @@ class JournalWriter:
     def settle(self) -> None:
         """In place of `loop`, and without threads: lead what this node decides alone, and apply all that the
         journal has of it. Then no segment is needed any more."""
-        self._lead_alone()
+        self._groups.campaign_alone(behind=True)
+        self._drive()
         for shard in self._shards:
             shard.drain()
         self._take_reports()
