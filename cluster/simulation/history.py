@@ -49,8 +49,8 @@ class History(msgspec.Struct):
         return self.kills + self.cuts + self.storms + self.jumps + self.stalls + self.full + self.lost_disks
 
 
-# Below this a minute proves too little. Most have ten times as much; the unluckiest of 300 were mostly without
-# a majority.
+# Below this a minute proves too little. Most have ten times as much; the unluckiest of 300 were mostly
+# without a majority.
 LEAST_PER_MINUTE: Final = {"commits": 200, "leaders": 20, "answered": 25, "messages": 10, "faults": 5}
 
 
