@@ -40,7 +40,7 @@ from storage.entries import Entry, HardState, Record, Truncation
 TICK_MS: Final = 50  # what the shells make a tick
 ELECTION_TICKS: Final = 16  # 0.8 to 1.6 s without a leader: the pauses of a busy machine are shorter
 HEARTBEAT_TICKS: Final = 2  # of a group that is not quiet: what else is sent in that time stands for one
-BEAT_TICKS: Final = 4  # between two heartbeats of the node: an idle cluster does little else
+BEAT_TICKS: Final = 2  # between two heartbeats of the node
 SILENT_TICKS: Final = ELECTION_TICKS  # after which a node that was not heard frees the quiet groups it led
 ANNOUNCED_MAX: Final = 8  # groups that commit together; with more, the frames that follow tell soon enough
 SETTINGS: Final = RaftSettings(

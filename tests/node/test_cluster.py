@@ -216,6 +216,7 @@ async def test_a_revoked_node_ends_and_its_part_is_taken_over(tmp_path):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(end)
             found = await well(a, 3)
+            await well(b, 3)  # which is asked, and has its own view
             known = {one["node_id"] for one in (await see(a, "members"))["members"]}
             (gone,) = known - {found["node_id"], (await see(b, "status"))["node_id"]}
             await order(b, f"members/{gone}/revoke")
